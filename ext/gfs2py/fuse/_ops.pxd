@@ -1,0 +1,112 @@
+"""The seam between the FUSE session and a file system: one table of operations.
+
+The session parses requests and writes replies; the file system behind the table knows nothing of FUSE's wire.
+Every operation returns 0 or -errno, or OP_PARK: it changed nothing, it lacks a cluster lock, and the session
+shall keep the request and run it again from the start when told so. `fs` is the file system's own pointer.
+"""
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef enum:
+    OP_PARK = -100000
+    # setattr valid bits (as FATTR_* of the uapi header)
+    SA_MODE = 1, SA_UID = 2, SA_GID = 4, SA_SIZE = 8, SA_ATIME = 16, SA_MTIME = 32, SA_FH = 64
+    SA_ATIME_NOW = 128, SA_MTIME_NOW = 256, SA_LOCKOWNER = 512, SA_CTIME = 1024, SA_KILL_SUIDGID = 2048
+
+cdef struct fs_req:                 # who asks; one per request
+    uint64_t unique
+    uint32_t uid, gid, pid
+    uint32_t umask
+    uint32_t worker                 # index of the worker thread
+    int interrupted                 # set by INTERRUPT; waits look at it
+    void* priv                      # the session's
+
+cdef struct fs_attr:
+    uint64_t ino, size, blocks      # blocks of 512 bytes
+    int64_t atime, mtime, ctime
+    uint32_t atimensec, mtimensec, ctimensec
+    uint32_t mode, nlink, uid, gid, rdev, blksize
+    uint32_t flags
+
+cdef struct fs_entry:
+    uint64_t nodeid, generation
+    uint64_t entry_valid_ns, attr_valid_ns
+    fs_attr attr
+
+cdef struct fs_open:
+    uint64_t fh
+    uint32_t open_flags             # FOPEN_*
+
+cdef struct fs_lock:
+    uint64_t start, end             # end inclusive
+    uint32_t type, pid              # F_RDLCK, F_WRLCK, F_UNLCK
+
+cdef struct fs_statfs:
+    uint64_t blocks, bfree, bavail, files, ffree
+    uint32_t bsize, namelen, frsize
+
+cdef struct fs_dirbuf:              # what readdir fills; add returns 0 when taken, 1 when full
+    void* priv
+    int (*add)(fs_dirbuf* d, const char* name, uint32_t namelen, uint64_t ino, uint32_t dtype,
+               uint64_t next_off, fs_entry* entry) noexcept nogil
+    bint plus                       # entries with attributes are wanted (each counts as one lookup)
+
+cdef struct fs_ops:
+    void (*init)(void* fs) noexcept nogil
+    void (*destroy)(void* fs) noexcept nogil
+    int (*lookup)(void* fs, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen, fs_entry* out) noexcept nogil
+    void (*forget)(void* fs, uint64_t nodeid, uint64_t nlookup) noexcept nogil
+    int (*getattr)(void* fs, fs_req* rq, uint64_t nodeid, uint64_t fh, fs_attr* out, uint64_t* valid_ns) noexcept nogil
+    int (*setattr)(void* fs, fs_req* rq, uint64_t nodeid, uint64_t fh, uint32_t valid, fs_attr* want, fs_attr* out,
+                   uint64_t* valid_ns) noexcept nogil
+    int (*readlink)(void* fs, fs_req* rq, uint64_t nodeid, char* buf, uint32_t size, uint32_t* length) noexcept nogil
+    int (*mknod)(void* fs, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen, uint32_t mode,
+                 uint32_t rdev, fs_entry* out) noexcept nogil
+    int (*mkdir)(void* fs, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen, uint32_t mode,
+                 fs_entry* out) noexcept nogil
+    int (*symlink)(void* fs, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen, const char* target,
+                   uint32_t targetlen, fs_entry* out) noexcept nogil
+    int (*unlink)(void* fs, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen) noexcept nogil
+    int (*rmdir)(void* fs, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen) noexcept nogil
+    int (*rename)(void* fs, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen, uint64_t newparent,
+                  const char* newname, uint32_t newnamelen, uint32_t flags) noexcept nogil
+    int (*link)(void* fs, fs_req* rq, uint64_t nodeid, uint64_t newparent, const char* name, uint32_t namelen,
+                fs_entry* out) noexcept nogil
+    int (*create)(void* fs, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen, uint32_t mode,
+                  uint32_t flags, fs_entry* out, fs_open* fo) noexcept nogil
+    int (*tmpfile)(void* fs, fs_req* rq, uint64_t parent, uint32_t mode, uint32_t flags, fs_entry* out,
+                   fs_open* fo) noexcept nogil
+    int (*open)(void* fs, fs_req* rq, uint64_t nodeid, uint32_t flags, fs_open* fo) noexcept nogil
+    int (*release)(void* fs, fs_req* rq, uint64_t nodeid, uint64_t fh, uint32_t flags, uint64_t lock_owner,
+                   bint flock_unlock) noexcept nogil
+    int (*opendir)(void* fs, fs_req* rq, uint64_t nodeid, uint32_t flags, fs_open* fo) noexcept nogil
+    int (*releasedir)(void* fs, fs_req* rq, uint64_t nodeid, uint64_t fh) noexcept nogil
+    # read fills buf (page aligned, room for `size`) and sets *length; write's buf is page aligned too
+    int (*read)(void* fs, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t off, uint32_t size, uint8_t* buf,
+                uint32_t* length) noexcept nogil
+    int (*write)(void* fs, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t off, uint32_t size,
+                 const uint8_t* buf, uint32_t write_flags, uint32_t open_flags, uint32_t* written) noexcept nogil
+    int (*flush)(void* fs, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t lock_owner) noexcept nogil
+    int (*fsync)(void* fs, fs_req* rq, uint64_t nodeid, uint64_t fh, bint datasync) noexcept nogil
+    int (*fsyncdir)(void* fs, fs_req* rq, uint64_t nodeid, uint64_t fh, bint datasync) noexcept nogil
+    int (*readdir)(void* fs, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t off, fs_dirbuf* out) noexcept nogil
+    int (*statfs)(void* fs, fs_req* rq, fs_statfs* out) noexcept nogil
+    int (*syncfs)(void* fs, fs_req* rq) noexcept nogil
+    int (*setxattr)(void* fs, fs_req* rq, uint64_t nodeid, const char* name, uint32_t namelen, const uint8_t* value,
+                    uint32_t size, uint32_t flags, uint32_t setxattr_flags) noexcept nogil
+    # size 0 asks for the length; otherwise -ERANGE when it does not fit
+    int (*getxattr)(void* fs, fs_req* rq, uint64_t nodeid, const char* name, uint32_t namelen, uint8_t* buf,
+                    uint32_t size, uint32_t* length) noexcept nogil
+    int (*listxattr)(void* fs, fs_req* rq, uint64_t nodeid, uint8_t* buf, uint32_t size, uint32_t* length) noexcept nogil
+    int (*removexattr)(void* fs, fs_req* rq, uint64_t nodeid, const char* name, uint32_t namelen) noexcept nogil
+    int (*fallocate)(void* fs, fs_req* rq, uint64_t nodeid, uint64_t fh, uint32_t mode, uint64_t off,
+                     uint64_t length) noexcept nogil
+    int (*lseek)(void* fs, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t off, uint32_t whence,
+                 uint64_t* out) noexcept nogil
+    int (*copy_file_range)(void* fs, fs_req* rq, uint64_t node_in, uint64_t fh_in, uint64_t off_in, uint64_t node_out,
+                           uint64_t fh_out, uint64_t off_out, uint64_t length, uint64_t* copied) noexcept nogil
+    int (*ioctl)(void* fs, fs_req* rq, uint64_t nodeid, uint64_t fh, uint32_t cmd, bint isdir, const uint8_t* inbuf,
+                 uint32_t in_size, uint8_t* outbuf, uint32_t out_size, uint32_t* out_len) noexcept nogil
+    int (*getlk)(void* fs, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t owner, fs_lock* lk) noexcept nogil
+    # sleep: SETLKW. May return OP_PARK; the session calls again, or lock_cancel when interrupted
+    int (*setlk)(void* fs, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t owner, fs_lock* lk, bint flock,
+                 bint sleep) noexcept nogil

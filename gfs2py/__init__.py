@@ -1,0 +1,2 @@
+"""GFS2 in user space: the file system of the suite."""
+

@@ -1,0 +1,1 @@
+"""Block devices: file, memory, and the recording and faulty ones for tests."""

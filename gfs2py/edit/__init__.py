@@ -1,0 +1,1 @@
+"""Prints any structure or block of a file system."""

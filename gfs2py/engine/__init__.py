@@ -1,0 +1,1 @@
+"""The file-system engine: cache, journal, resource groups, inodes, directories."""

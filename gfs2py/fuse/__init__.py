@@ -1,0 +1,1 @@
+"""The FUSE session: our own data plane on /dev/fuse."""

@@ -1,0 +1,1 @@
+"""Makes GFS2 file systems."""

@@ -1,0 +1,1 @@
+"""The on-disk format: one table of structures drives packing, printing and checking."""

@@ -1,0 +1,65 @@
+"""Discovers the compiled modules: every ext/PATH.pyx becomes the extension PATH with dots.
+
+Environment:
+  GFS2PY_EXT    only build modules whose path below ext/ matches one of these globs (space separated)
+  GFS2PY_ASAN   1: build with AddressSanitizer and UBSan and with Cython's run-time checks
+  GFS2PY_DEV    1: compiler warnings are errors
+
+Safety directives live here and nowhere else: a directive in a .pyx header would silently win over
+the checked build.
+"""
+
+import fnmatch
+import os
+from pathlib import Path
+
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+ROOT = Path(__file__).parent
+EXT = ROOT / "ext"
+ASAN = os.environ.get("GFS2PY_ASAN") == "1"
+
+CFLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wno-unused-function", "-Wno-unused-variable",
+          "-fno-strict-aliasing", "-pthread", "-I" + str(EXT)]
+LDFLAGS = ["-pthread", "-lz"]
+if ASAN:
+    CFLAGS += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer",
+               "-fno-sanitize=alignment"]
+    LDFLAGS += ["-fsanitize=address,undefined"]
+else:
+    CFLAGS += ["-O2", "-g"]
+if os.environ.get("GFS2PY_DEV") == "1":
+    CFLAGS += ["-Werror"]
+
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": ASAN,
+    "wraparound": False,
+    "cdivision": not ASAN,
+    "initializedcheck": ASAN,
+    "embedsignature": True,
+    "legacy_implicit_noexcept": False,
+}
+
+
+def wanted(path: str) -> bool:
+    globs = os.environ.get("GFS2PY_EXT", "").split()
+    return not globs or any(fnmatch.fnmatch(path, g) for g in globs)
+
+
+def extensions() -> list[Extension]:
+    out = []
+    for pyx in sorted(EXT.rglob("*.pyx")):
+        rel = pyx.relative_to(EXT)
+        if wanted(str(rel.with_suffix(""))):
+            name = ".".join(rel.with_suffix("").parts)
+            out.append(Extension(name, [str(pyx.relative_to(ROOT))],
+                                 extra_compile_args=CFLAGS, extra_link_args=LDFLAGS))
+    return out
+
+
+exts = extensions()
+setup(ext_modules=cythonize(exts, include_path=[str(EXT)], build_dir="build/cython-asan" if ASAN else "build/cython",
+                            compiler_directives=DIRECTIVES,
+                            annotate=False, quiet=True, nthreads=0) if exts else [])
