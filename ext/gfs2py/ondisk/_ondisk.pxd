@@ -182,9 +182,15 @@ cdef extern from "<linux/gfs2_ondisk.h>" nogil:
         uint32_t qc_flags
         uint32_t qc_id
 
-# LH_V1_SIZE of the header: the bytes of a log header that lh_hash covers (lh_crc starts there).
+    struct gfs2_quota_lvb:
+        uint32_t qb_magic
+        uint64_t qb_limit
+        uint64_t qb_warn
+        uint64_t qb_value
+
+# LH_V1_SIZE of the header: the bytes of a log header that lh_hash covers, up to and with lh_hash itself
 cdef enum:
-    GFS2_LH_V1_SIZE = 44
+    GFS2_LH_V1_SIZE = 48
     GFS2_SB_BYTE_ADDR = 65536
     # sizes on disk, for arithmetic in constant expressions
     SIZEOF_META_HEADER = 24
