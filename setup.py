@@ -4,6 +4,7 @@ Environment:
   GFS2PY_EXT    only build modules whose path below ext/ matches one of these globs (space separated)
   GFS2PY_ASAN   1: build with AddressSanitizer and UBSan and with Cython's run-time checks
   GFS2PY_DEV    1: compiler warnings are errors
+  GFS2PY_JOBS   how many processes translate .pyx files (default 1)
 
 Safety directives live here and nowhere else: a directive in a .pyx header would silently win over
 the checked build.
@@ -19,6 +20,7 @@ from setuptools import Extension, setup
 ROOT = Path(__file__).parent
 EXT = ROOT / "ext"
 ASAN = os.environ.get("GFS2PY_ASAN") == "1"
+JOBS = int(os.environ.get("GFS2PY_JOBS", "1"))
 
 CFLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-Wall", "-Wno-unused-function", "-Wno-unused-variable",
           "-fno-strict-aliasing", "-pthread", "-I" + str(EXT)]
@@ -59,7 +61,16 @@ def extensions() -> list[Extension]:
     return out
 
 
-exts = extensions()
-setup(ext_modules=cythonize(exts, include_path=[str(EXT)], build_dir="build/cython-asan" if ASAN else "build/cython",
-                            compiler_directives=DIRECTIVES,
-                            annotate=False, quiet=True, nthreads=0) if exts else [])
+def translated() -> list[Extension]:
+    """The extensions after Cython, which runs in JOBS processes and only on what changed."""
+    exts = extensions()
+    if not exts:
+        return []
+    return cythonize(exts, include_path=[str(EXT)], build_dir="build/cython-asan" if ASAN else "build/cython",
+                     compiler_directives=DIRECTIVES, annotate=False, quiet=True,
+                     nthreads=JOBS if len(exts) > 1 else 0)
+
+
+# Cython's worker processes import this file again where they are not forked.
+if __name__ == "__main__":
+    setup(ext_modules=translated())

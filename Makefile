@@ -1,0 +1,95 @@
+# gfs2py: build, try, test and measure. Every goal works from a bare Debian 12 (as root it installs
+# the Debian packages that it needs). `make help` lists the goals.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := build
+.DELETE_ON_ERROR:
+
+VENV := .venv
+PY := $(VENV)/bin/python
+JOBS ?= $(shell nproc)
+# One seed drives everything random in a test run; `make test SEED=n` repeats a run.
+SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+
+DEBS_BUILD := gcc libc6-dev linux-libc-dev zlib1g-dev python3-dev python3-venv util-linux mount
+DEBS_DEMO := gfs2-utils
+DEBS_TEST := gfs2-utils qemu-system-x86 attr acl e2fsprogs fuse2fs xz-utils zstd procps
+DEBS_BENCH := gfs2-utils e2fsprogs fuse2fs fio bindfs ntfs-3g fuse3
+
+# Where `make install` puts the helpers that mount(8) and umount(8) look for.
+DESTDIR ?=
+SBINDIR ?= /sbin
+MOUNT_HELPERS := mount.gfs2 mount.fuse.gfs2 umount.gfs2 umount.fuse.gfs2
+
+.PHONY: build
+build: ## build the extensions and put every command into .venv/bin
+	@ci/bootstrap.sh debs $(DEBS_BUILD)
+	@ci/bootstrap.sh venv
+	@$(MAKE) --no-print-directory -s extensions $(VENV)/.installed
+
+.PHONY: extensions
+extensions:
+	@GFS2PY_JOBS=$(JOBS) $(PY) -W ignore setup.py -q build_ext --inplace -j $(JOBS)
+
+# Editable: the commands run the checkout. The extensions were built in place just before, hence
+# the glob that matches none of them.
+$(VENV)/.installed: pyproject.toml setup.py requirements.txt README.md
+	@GFS2PY_EXT=none $(PY) -m pip install -q --disable-pip-version-check --no-input \
+	    --no-build-isolation --no-deps --editable .
+	@touch $@
+
+.PHONY: dev
+dev: build
+	@ci/bootstrap.sh dev
+
+.PHONY: demo
+demo: build ## format, mount, fill, read back, unmount and check an image
+	@ci/bootstrap.sh debs $(DEBS_DEMO)
+	@$(PY) -m rhcs_tools.demo $(DEMO_ARGS)
+
+.PHONY: lint
+lint: dev ## ruff, mypy --strict, import rules and the tidy test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/pytest -q -p no:cacheprovider tests/unit/test_tidy.py tests/unit/test_imports.py
+
+.PHONY: test
+test: lint ## everything that CI runs
+	@ci/bootstrap.sh debs $(DEBS_TEST)
+	@echo "seed: $(SEED) (repeat with: make test SEED=$(SEED))"
+	GFS2PY_SEED=$(SEED) $(VENV)/bin/pytest -p no:cacheprovider --hypothesis-seed=$(SEED) \
+	    --durations=15 $(PYTEST_ARGS)
+	$(PY) -m bench --smoke
+
+.PHONY: quick
+quick: dev ## the tests that need neither a mount nor a kernel nor half a minute
+	GFS2PY_SEED=$(SEED) $(VENV)/bin/pytest -q --hypothesis-seed=$(SEED) \
+	    -m "not mount and not interop and not kernel and not slow" $(PYTEST_ARGS)
+
+.PHONY: asan
+asan: dev ## the tests on a build with AddressSanitizer, UBSan and Cython's run-time checks
+	@ci/asan.sh $(JOBS) $(SEED) $(PYTEST_ARGS)
+
+.PHONY: bench
+bench: dev ## measure against other file systems: JSON lines and a markdown table
+	@ci/bootstrap.sh debs $(DEBS_BENCH)
+	$(PY) -m bench $(BENCH_ARGS)
+
+.PHONY: install
+install: build ## put the mount and umount helpers where mount(8) finds them
+	@ci/install.sh "$(DESTDIR)$(SBINDIR)" $(MOUNT_HELPERS)
+
+.PHONY: clean
+clean: ## remove what was built (not .venv: `make distclean` does)
+	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
+	find gfs2py tools bench tests ext -name __pycache__ -prune -exec rm -rf {} +
+	find gfs2py -name '*.so' -delete
+	rm -f $(VENV)/.installed
+
+.PHONY: distclean
+distclean: clean
+	rm -rf $(VENV)
+
+.PHONY: help
+help:
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 10
