@@ -1,0 +1,23 @@
+from os import PathLike
+from typing import final
+
+from gfs2py.block._device import BlockDevice
+
+@final
+class Snapshot:
+    align: int
+    @property
+    def size_bytes(self) -> int: ...
+
+class MemoryDevice(BlockDevice):
+    def __init__(
+        self, size: int, *, align: int = 512, readonly: bool = False, name: str = "memory"
+    ) -> None: ...
+    @staticmethod
+    def from_snapshot(snap: Snapshot, *, readonly: bool = False, name: str = "memory") -> MemoryDevice: ...
+    @staticmethod
+    def load(path: str | PathLike[str], *, align: int = 512, name: str | None = None) -> MemoryDevice: ...
+    def save(self, path: str | PathLike[str]) -> None: ...
+    def snapshot(self) -> Snapshot: ...
+    @property
+    def used_bytes(self) -> int: ...
