@@ -1,0 +1,268 @@
+"""What the engine keeps in memory: every struct that more than one of its modules touches.
+
+Lock order, outermost first: inode glocks (parent before child, else by address) -> quota -> rgrp glocks (ascending) ->
+transaction (log.flush_lock shared) -> log.lock -> cache shard mutex. A blocking glock is never taken inside a
+transaction. Source of names: fs/gfs2/incore.h.
+"""
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from gfs2py.block._device cimport blkdev
+from gfs2py.engine._sync cimport dlink, pthread_cond_t, pthread_mutex_t, pthread_rwlock_t, pthread_t
+
+cdef enum:
+    # glock types and states (as LM_TYPE_*, LM_ST_*)
+    LM_TYPE_NONDISK = 1, LM_TYPE_INODE = 2, LM_TYPE_RGRP = 3, LM_TYPE_META = 4, LM_TYPE_IOPEN = 5
+    LM_TYPE_FLOCK = 6, LM_TYPE_QUOTA = 8, LM_TYPE_JOURNAL = 9
+    LM_ST_UNLOCKED = 0, LM_ST_SHARED = 1, LM_ST_DEFERRED = 2, LM_ST_EXCLUSIVE = 3
+
+    # buf.flags, changed under the shard's mutex only
+    B_UPTODATE = 1          # data is what the disk or a transaction says
+    B_READING = 2
+    B_PINNED = 4            # changed by the running transaction: must not be written in place
+    B_DIRTY = 8             # committed to the log, not yet in place (on an AIL)
+    B_WRITING = 16          # a copy is on its way in place
+    B_JDATA = 32            # logged as journaled data (no meta header; escaped)
+    B_DATA = 64             # file data, never logged
+    B_DDIRTY = 128          # file data newer than the disk, on its inode's list
+    B_FREED = 256           # the block was freed by the running transaction
+
+    # inode.iflags
+    I_VALID = 1             # mirrors the dinode (else re-read under the glock)
+    I_ORDERED = 2           # on the running transaction's ordered list
+    I_DEAD = 4              # dinode freed: -ESTALE to everyone
+    I_UNLINKED = 8          # nlink reached 0: dealloc at the last put
+    I_SYSTEM = 16
+    I_NOXATTR = 32          # known to have no extended attributes
+
+    # mount flags
+    SDF_RDONLY = 1, SDF_WRITEBACK = 2, SDF_QUOTA_ACCOUNT = 4, SDF_QUOTA_ENFORCE = 8, SDF_ACL = 16
+    SDF_NOBARRIER = 32, SDF_DISCARD = 64, SDF_NOATIME = 128, SDF_RELATIME = 256, SDF_SPECTATOR = 512
+    SDF_ERRORS_PANIC = 1024, SDF_DEBUG = 2048, SDF_SUIDDIR = 4096, SDF_NODIRATIME = 8192, SDF_QUOTA_QUIET = 16384
+    SDF_SHARED = 32768      # other nodes may write this disk (lock_dlm)
+
+cdef struct sbd
+cdef struct inode
+cdef struct rgrpd
+cdef struct logtxn
+
+cdef struct glock:
+    uint32_t type
+    uint64_t number
+    int32_t state                   # what the cluster granted this node; lock_nolock: always EXCLUSIVE
+    pthread_rwlock_t rw             # holders on this node
+    uint8_t lvb[32]
+    void* owner                     # inode* or rgrpd*
+
+cdef struct buf:
+    uint64_t blkno
+    uint8_t* data                   # sd.bsize bytes
+    int32_t refs                    # under the shard's mutex
+    uint32_t flags                  # B_*
+    buf* hnext
+    dlink lru                       # shard LRU (all unreferenced buffers)
+    dlink tr                        # running transaction: bufs or dbufs list
+    dlink ail                       # a committed transaction's AIL
+    logtxn* ail_tr
+    dlink dirty                     # B_DATA: its inode's dirty list
+    inode* ip                       # B_DATA|B_DDIRTY: whose
+
+cdef struct cache_shard:
+    pthread_mutex_t lock
+    pthread_cond_t cond             # B_READING or B_WRITING ended
+    buf** table
+    uint32_t mask, count
+    dlink lru                       # head.next = oldest
+    uint64_t hits, misses, evictions
+
+cdef struct bufcache:
+    cache_shard* shards
+    uint32_t n_shards, limit_per_shard      # buffers
+    pthread_mutex_t slab_lock
+    buf* free_list                          # through hnext
+    void** slabs
+    uint32_t n_slabs, cap_slabs
+    uint64_t n_allocated                    # buffers ever carved out of slabs
+
+cdef struct extent:                 # `len` file blocks at `lblk` lie at `dblk` (0: a hole)
+    uint64_t lblk, dblk, len
+
+cdef struct inode:
+    uint64_t no_addr, no_formal_ino
+    sbd* sd
+    glock gl
+    int32_t refs                    # users in memory, under icache.lock
+    uint32_t iflags                 # I_*, atomic where noted
+    inode* hnext
+    dlink lru                       # icache LRU when refs == 0
+    # the dinode, valid under the glock with I_VALID
+    uint32_t mode, uid, gid, nlink
+    uint64_t size, blocks
+    int64_t atime, mtime, ctime
+    uint32_t atime_nsec, mtime_nsec, ctime_nsec
+    uint32_t major, minor
+    uint64_t goal                   # block near which the next allocation should start
+    uint64_t generation
+    uint32_t diskflags              # GFS2_DIF_*
+    uint16_t height, depth
+    uint32_t entries
+    uint64_t eattr
+    # space: a reservation of free blocks held for this inode (rgrp.pyx owns these)
+    rgrpd* rs_rgd
+    uint64_t rs_start
+    uint32_t rs_len
+    dlink rs_link                   # on rs_rgd.rs_list
+    rgrpd* rgd_hint                 # where the last allocation came from
+    # file data: dirty bufs, direct writes in flight
+    pthread_mutex_t dlock           # guards dirty, ndirty, inflight, wb_err
+    pthread_cond_t dcond
+    dlink dirty
+    uint32_t ndirty
+    uint32_t inflight               # direct writes into blocks allocated by a transaction not yet known written
+    int32_t wb_err                  # first write-back error since the last fsync that reported it
+    dlink ordered                   # running transaction's ordered list (log.lock)
+    uint64_t meta_seq               # log sequence that carries the last change of the dinode
+    uint64_t data_seq               # the same for changes that fdatasync must keep (size, blocks)
+    # caches under the glock
+    extent ext                      # last mapping found (SH holders update it under dlock)
+    uint64_t* hash_cache            # directory: the hash table, big-endian as on disk, or NULL
+    uint32_t hash_cache_len         # entries
+    uint64_t dir_gen                # counts changes of this directory in memory
+    void* locks                     # flock/fcntl state, owned by the lock code
+
+cdef struct icache:
+    pthread_mutex_t lock
+    inode** table
+    uint32_t mask, count, limit
+    dlink lru
+
+cdef struct rgrpd:
+    sbd* sd
+    uint32_t index
+    uint64_t addr, data0            # header block; first data block
+    uint32_t data, length, bitbytes # data blocks; header+bitmap blocks; bytes of bitmap
+    glock gl
+    # mirror of the header, valid under the glock when `loaded`
+    bint loaded
+    uint32_t flags, free, dinodes, unlinked
+    uint64_t igeneration
+    uint32_t free_clone             # blocks allocatable now: free minus those freed by uncommitted transactions
+    uint32_t reserved               # blocks in reservations
+    uint64_t last_alloc
+    buf** bits                      # `length` buffers, held while the glock is held
+    int32_t bits_refs
+    uint8_t** clones                # per bitmap block: NULL, or the bitmap in which uncommitted frees still look used
+    dlink clone_link                # on sd.clone_list: something was freed since the last commit
+    dlink rs_list                   # reservations (inode.rs_link)
+    uint32_t extfail                # an extent of this many blocks was not found since the last free
+
+cdef struct logtxn:                 # a compound transaction: running, then committing, then on the AIL
+    uint64_t seq
+    dlink link                      # log.ail_list, oldest first
+    dlink bufs, dbufs               # running: buffers pinned (metadata; jdata)
+    uint32_t nbufs, ndbufs
+    uint64_t* revokes
+    uint32_t nrevokes, cap_revokes
+    dlink ordered                   # inodes whose data must be on disk before this commits
+    dlink freed                     # buffers of blocks freed (through buf.tr)
+    dlink ail                       # committed: buffers not yet in place
+    uint32_t n_ail
+    uint32_t first                  # log block where it begins
+    uint32_t nblocks                # log blocks it occupies
+
+cdef struct jlog:
+    sbd* sd
+    pthread_rwlock_t flush_lock     # shared: a transaction; exclusive: the moment of the switch
+    pthread_mutex_t lock            # the fields below, and every txn list
+    pthread_cond_t cond             # space or a commit arrived
+    pthread_mutex_t commit_lock     # one commit at a time
+    extent* ext                     # where the journal file lies, by log block
+    uint32_t n_ext
+    uint64_t jinode                 # journal dinode's address
+    uint32_t jid
+    uint32_t nblocks                # of the journal
+    uint32_t head                   # next log block to write
+    uint32_t tail                   # tail in the newest header on disk
+    uint32_t free                   # log blocks neither live nor reserved for the commit under way
+    uint32_t reserved               # by open transactions
+    uint64_t sequence               # of the next header
+    logtxn* running
+    uint64_t committed_seq          # all transactions with seq <= this are durable
+    dlink ail_list
+    uint32_t n_ail                  # buffers on all AILs
+    bint live                       # headers may be written
+    uint8_t* io_buf                 # staging of a commit
+    uint64_t io_cap
+    # the log daemon
+    pthread_t thread
+    bint thread_on, stop, kick
+    uint32_t commit_ms              # periodic commit
+    uint64_t n_commits, n_blocks_logged, n_revokes, n_ail_writes, n_flush_waits
+
+cdef struct opctx:                  # one operation under way, on one thread's stack
+    sbd* sd
+    uint32_t uid, gid, pid, umask
+    int64_t now_sec                 # the operation's time
+    uint32_t now_nsec
+    # the open transaction
+    bint tr_on
+    uint32_t tr_blocks, tr_revokes  # reserved
+    uint32_t tr_nbuf, tr_ndbuf, tr_nrevoke   # used
+    bint tr_touched
+    # the resource group held for allocation (inplace_reserve ... inplace_release)
+    rgrpd* rgd
+    uint32_t rg_target
+    # cluster locks that are missing (OP_PARK)
+    uint32_t n_missing
+    glock* missing[8]
+    int32_t missing_mode[8]
+    int* interrupted                # may be NULL
+
+cdef struct sbd:
+    blkdev* dev
+    # geometry
+    uint32_t bsize, bsize_shift, fs_format
+    uint32_t diptrs, inptrs         # pointers in a dinode, in an indirect block
+    uint32_t jbsize                 # bytes of a jdata directory block (bsize - 24)
+    uint32_t hash_bsize, hash_ptrs, hash_bsize_shift     # exhash table blocks: bsize/2 ...
+    uint32_t max_height, max_jheight
+    uint64_t heightsize[11]
+    uint64_t jheightsize[11]
+    uint32_t ldptrs                 # block numbers in a metadata log descriptor
+    uint32_t jdptrs                 # in a jdata descriptor
+    uint64_t fs_blocks              # device size in blocks
+    uint32_t flags                  # SDF_*
+    uint64_t root_addr, master_addr, root_formal
+    char lockproto[64]
+    char locktable[64]
+    uint8_t uuid[16]
+    # parts
+    bufcache* bc
+    icache* ic
+    jlog* log
+    rgrpd* rgrps                    # sorted by addr
+    uint32_t n_rgrps
+    pthread_mutex_t rg_lock         # reservations, clone_list, choice of rgrps
+    dlink clone_list
+    uint32_t rg_next                # round robin start for new directories
+    # system files
+    inode* master
+    inode* jindex
+    inode* rindex
+    inode* statfs_ip
+    inode* quota_ip
+    inode* sc_ip                    # statfs_change of this jid
+    inode* qc_ip                    # quota_change of this jid
+    # statfs: master and the local difference, under st_lock
+    pthread_mutex_t st_lock
+    int64_t st_total, st_free, st_dinodes
+    int64_t sl_total, sl_free, sl_dinodes
+    bint sl_dirty
+    # hooks of layers above (NULL: nothing)
+    void* quota                     # quota.pyx
+    void (*quota_change)(opctx* cx, int64_t change, uint32_t uid, uint32_t gid) noexcept nogil
+    void (*at_switch)(sbd* sd, opctx* cx) noexcept nogil    # within the exclusive moment of a commit
+    # errors
+    int32_t withdrawn               # atomic
+    pthread_mutex_t err_lock
+    char err_text[512]              # first reason
+    char jid_name[64]
+    void* mnt                       # mount.pyx

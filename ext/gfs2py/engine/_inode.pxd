@@ -1,0 +1,18 @@
+"""The inode cache and the dinode's image in memory."""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from gfs2py.engine._incore cimport buf, inode, opctx, sbd
+
+cdef int icache_init(sbd* sd, uint32_t limit) noexcept nogil
+cdef void icache_destroy(sbd* sd) noexcept nogil
+cdef int inode_get(sbd* sd, uint64_t addr, inode** out) noexcept nogil         # in-memory reference, nothing read yet
+cdef void inode_hold(inode* ip) noexcept nogil
+cdef void inode_put(inode* ip) noexcept nogil
+# Takes the glock (LM_ST_SHARED / LM_ST_EXCLUSIVE) and reads the dinode if needed. 0, OP_PARK, -EIO, -ESTALE (freed).
+cdef int inode_lock(opctx* cx, inode* ip, int mode) noexcept nogil
+cdef void inode_unlock(opctx* cx, inode* ip) noexcept nogil
+cdef int inode_buf(opctx* cx, inode* ip, buf** out) noexcept nogil             # the dinode's buffer, checked
+cdef int dinode_in(inode* ip, buf* b) noexcept nogil                            # checks every field
+cdef void dinode_out(inode* ip, buf* b) noexcept nogil
+# Within a transaction that reserved 1 block for it: the dinode as ip has it goes into the transaction.
+cdef int inode_dirty(opctx* cx, inode* ip) noexcept nogil
+cdef void inode_touch(opctx* cx, inode* ip, bint mtime, bint ctime) noexcept nogil     # times := cx.now
