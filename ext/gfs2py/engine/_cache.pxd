@@ -4,7 +4,7 @@ Contents are protected by the glock of whoever owns the block. A buffer is chang
 pinned it (B_DATA buffers: under the inode's glock EX). Every get is paired with a buf_put.
 """
 from libc.stdint cimport uint32_t, uint64_t
-from gfs2py.engine._incore cimport buf, bufcache, opctx, sbd
+from gfs2py.engine._incore cimport buf, bufcache, cache_shard, opctx, sbd
 
 cdef int cache_init(sbd* sd, uint64_t limit_bytes) noexcept nogil
 cdef void cache_destroy(sbd* sd) noexcept nogil
@@ -27,3 +27,7 @@ cdef void cache_drop_range(sbd* sd, uint64_t blkno, uint64_t n) noexcept nogil
 # Forgets every unreferenced clean buffer.
 cdef void cache_drop_clean(sbd* sd) noexcept nogil
 cdef void buf_wait_writing(sbd* sd, buf* b) noexcept nogil
+
+# The shard of a block: neighbours share one, so that a sequential walk keeps its lock warm.
+cdef inline cache_shard* shard_of(sbd* sd, uint64_t blkno) noexcept nogil:
+    return &sd.bc.shards[((blkno >> 4) * <uint64_t>0x9E3779B97F4A7C15 >> 40) % sd.bc.n_shards]

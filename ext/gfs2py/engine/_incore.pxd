@@ -266,3 +266,5 @@ cdef struct sbd:
     char err_text[512]              # first reason
     char jid_name[64]
     void* mnt                       # mount.pyx
+    bint quiet                      # tests: no messages to stderr
+    uint64_t n_corrupt

@@ -1,6 +1,15 @@
 """Threads, locks, lists and atomics for the engine: thin declarations, no logic."""
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clk, timespec* ts)
+    int CLOCK_REALTIME
+    int CLOCK_REALTIME_COARSE
+    int CLOCK_MONOTONIC
+
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_mutex_t:
         pass
@@ -36,15 +45,6 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_rwlock_unlock(pthread_rwlock_t*)
     int pthread_create(pthread_t*, const pthread_attr_t*, void* (*fn)(void*) noexcept nogil, void* arg)
     int pthread_join(pthread_t, void**)
-
-cdef extern from "<time.h>" nogil:
-    ctypedef struct timespec:
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int clk, timespec* ts)
-    int CLOCK_REALTIME
-    int CLOCK_REALTIME_COARSE
-    int CLOCK_MONOTONIC
 
 cdef extern from *:
     """
