@@ -102,7 +102,8 @@ FORMATS: Final = {
 }
 DINODE_FLAGS: Final = {
     c.GFS2_DIF_JDATA: "Jdata", c.GFS2_DIF_EXHASH: "ExHash", 0x4: "Unused",
-    c.GFS2_DIF_EA_INDIRECT: "EaIndirect", c.GFS2_DIF_DIRECTIO: "Directio", c.GFS2_DIF_IMMUTABLE: "Immutable", c.GFS2_DIF_APPENDONLY: "AppendOnly",
+    c.GFS2_DIF_EA_INDIRECT: "EaIndirect", c.GFS2_DIF_DIRECTIO: "Directio",
+    c.GFS2_DIF_IMMUTABLE: "Immutable", c.GFS2_DIF_APPENDONLY: "AppendOnly",
     c.GFS2_DIF_NOATIME: "NoAtime", c.GFS2_DIF_SYNC: "Sync", c.GFS2_DIF_SYSTEM: "System",
     c.GFS2_DIF_TOPDIR: "TopLevel", c.GFS2_DIF_TRUNC_IN_PROG: "TruncInProg",
     c.GFS2_DIF_INHERIT_DIRECTIO: "InheritDirectio", c.GFS2_DIF_INHERIT_JDATA: "InheritJdata",
