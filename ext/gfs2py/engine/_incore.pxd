@@ -27,7 +27,6 @@ cdef enum:
 
     # inode.iflags
     I_VALID = 1             # mirrors the dinode (else re-read under the glock)
-    I_ORDERED = 2           # on the running transaction's ordered list
     I_DEAD = 4              # dinode freed: -ESTALE to everyone
     I_UNLINKED = 8          # nlink reached 0: dealloc at the last put
     I_SYSTEM = 16
@@ -43,6 +42,7 @@ cdef struct sbd
 cdef struct inode
 cdef struct rgrpd
 cdef struct logtxn
+cdef struct opctx
 
 cdef struct glock:
     uint32_t type
@@ -112,13 +112,14 @@ cdef struct inode:
     dlink rs_link                   # on rs_rgd.rs_list
     rgrpd* rgd_hint                 # where the last allocation came from
     # file data: dirty bufs, direct writes in flight
-    pthread_mutex_t dlock           # guards dirty, ndirty, inflight, wb_err
+    pthread_mutex_t dlock           # guards dirty, ndirty, dw_*, wb_err, ext, hash_cache filling
     pthread_cond_t dcond
     dlink dirty
     uint32_t ndirty
-    uint32_t inflight               # direct writes into blocks allocated by a transaction not yet known written
+    uint64_t dw_started, dw_done    # direct writes into blocks that an uncommitted transaction may have allocated
     int32_t wb_err                  # first write-back error since the last fsync that reported it
     dlink ordered                   # running transaction's ordered list (log.lock)
+    bint ordered_on
     uint64_t meta_seq               # log sequence that carries the last change of the dinode
     uint64_t data_seq               # the same for changes that fdatasync must keep (size, blocks)
     # caches under the glock
@@ -134,6 +135,9 @@ cdef struct icache:
     uint32_t mask, count, limit
     dlink lru
 
+cdef struct blkrange:               # blocks of one group, by position
+    uint32_t start, len
+
 cdef struct rgrpd:
     sbd* sd
     uint32_t index
@@ -146,13 +150,23 @@ cdef struct rgrpd:
     uint64_t igeneration
     uint32_t free_clone             # blocks allocatable now: free minus those freed by uncommitted transactions
     uint32_t reserved               # blocks in reservations
-    uint64_t last_alloc
-    buf** bits                      # `length` buffers, held while the glock is held
-    int32_t bits_refs
-    uint8_t** clones                # per bitmap block: NULL, or the bitmap in which uncommitted frees still look used
-    dlink clone_link                # on sd.clone_list: something was freed since the last commit
-    dlink rs_list                   # reservations (inode.rs_link)
-    uint32_t extfail                # an extent of this many blocks was not found since the last free
+    uint64_t last_alloc             # position in the group
+    buf** bits                      # `length` buffers; set while bits_held (at least while the glock is held)
+    bint bits_held
+    opctx* owner                    # whose operation holds the glock here, and how often
+    uint32_t depth
+    dlink hot                       # on sd.rg_hot: bits stay held after unlock
+    # mx, innermost of all locks but log.lock: clones, freed, free_clone, extfail, reserved, rs_list
+    pthread_mutex_t mx
+    uint8_t** clones                # per bitmap block: NULL, or a copy in which uncommitted frees still look used
+    blkrange* freed                 # by the running transaction
+    uint32_t n_freed, cap_freed
+    blkrange* freed_c               # by the transaction being committed
+    uint32_t n_freed_c, cap_freed_c
+    dlink clone_link                # on sd.clone_list when n_freed
+    dlink commit_link               # on sd.clone_committing when n_freed_c
+    dlink rs_list                   # reservations (inode.rs_link), ascending
+    uint32_t extfail                # no free run of this many blocks was found; 0: not known
 
 cdef struct logtxn:                 # a compound transaction: running, then committing, then on the AIL
     uint64_t seq
@@ -161,7 +175,9 @@ cdef struct logtxn:                 # a compound transaction: running, then comm
     uint32_t nbufs, ndbufs
     uint64_t* revokes
     uint32_t nrevokes, cap_revokes
-    dlink ordered                   # inodes whose data must be on disk before this commits
+    dlink ordered                   # running: inodes whose data must be on disk before this commits
+    inode** ord                     # committing: the same, taken off the list at the switch
+    uint32_t n_ord
     dlink freed                     # buffers of blocks freed (through buf.tr)
     dlink ail                       # committed: buffers not yet in place
     uint32_t n_ail
@@ -182,15 +198,18 @@ cdef struct jlog:
     uint32_t head                   # next log block to write
     uint32_t tail                   # tail in the newest header on disk
     uint32_t free                   # log blocks neither live nor reserved for the commit under way
-    uint32_t reserved               # by open transactions
+    uint32_t reserved               # blocks reserved by open transactions
+    uint32_t reserved_revokes
     uint64_t sequence               # of the next header
     logtxn* running
     uint64_t committed_seq          # all transactions with seq <= this are durable
     dlink ail_list
     uint32_t n_ail                  # buffers on all AILs
     bint live                       # headers may be written
-    uint8_t* io_buf                 # staging of a commit
+    uint8_t* io_buf                 # staging of a commit (commit_lock)
     uint64_t io_cap
+    pthread_mutex_t ail_lock        # one AIL writer at a time
+    uint8_t* ail_buf
     # the log daemon
     pthread_t thread
     bint thread_on, stop, kick
@@ -210,6 +229,8 @@ cdef struct opctx:                  # one operation under way, on one thread's s
     # the resource group held for allocation (inplace_reserve ... inplace_release)
     rgrpd* rgd
     uint32_t rg_target
+    uint32_t rg_held                # groups locked by this operation
+    rgrpd* rg_top                   # the one with the highest address
     # cluster locks that are missing (OP_PARK)
     uint32_t n_missing
     glock* missing[8]
@@ -241,7 +262,10 @@ cdef struct sbd:
     rgrpd* rgrps                    # sorted by addr
     uint32_t n_rgrps
     pthread_mutex_t rg_lock         # reservations, clone_list, choice of rgrps
-    dlink clone_list
+    dlink clone_list                # groups in which the running transaction freed something
+    dlink clone_committing          # the same of the transaction being committed
+    dlink rg_hot                    # groups whose bitmaps stay held, oldest first
+    uint32_t n_rg_hot
     uint32_t rg_next                # round robin start for new directories
     # system files
     inode* master
@@ -260,6 +284,12 @@ cdef struct sbd:
     void* quota                     # quota.pyx
     void (*quota_change)(opctx* cx, int64_t change, uint32_t uid, uint32_t gid) noexcept nogil
     void (*at_switch)(sbd* sd, opctx* cx) noexcept nogil    # within the exclusive moment of a commit
+    void (*after_commit)(sbd* sd) noexcept nogil            # the transactions of the last switch are durable
+    int (*data_writeback)(sbd* sd, inode* ip) noexcept nogil
+    void (*inode_put)(inode* ip) noexcept nogil
+    void (*inode_hold)(inode* ip) noexcept nogil
+    # Tries to free UNLINKED dinodes of a group whose space is wanted; waits for no glock (trylock only).
+    void (*reclaim)(opctx* cx, rgrpd* rgd) noexcept nogil
     # errors
     int32_t withdrawn               # atomic
     pthread_mutex_t err_lock
