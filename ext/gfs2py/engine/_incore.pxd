@@ -287,6 +287,8 @@ cdef struct sbd:
     void (*after_commit)(sbd* sd) noexcept nogil            # the transactions of the last switch are durable
     int (*data_writeback)(sbd* sd, inode* ip) noexcept nogil
     void (*inode_put)(inode* ip) noexcept nogil
+    void (*inode_evict)(sbd* sd, inode* ip) noexcept nogil  # leaves the cache: reservations go back
+    int (*truncate_resume)(opctx* cx, inode* ip) noexcept nogil
     void (*inode_hold)(inode* ip) noexcept nogil
     # Tries to free UNLINKED dinodes of a group whose space is wanted; waits for no glock (trylock only).
     void (*reclaim)(opctx* cx, rgrpd* rgd) noexcept nogil

@@ -16,3 +16,8 @@ cdef void dinode_out(inode* ip, buf* b) noexcept nogil
 # Within a transaction that reserved 1 block for it: the dinode as ip has it goes into the transaction.
 cdef int inode_dirty(opctx* cx, inode* ip) noexcept nogil
 cdef void inode_touch(opctx* cx, inode* ip, bint mtime, bint ctime) noexcept nogil     # times := cx.now
+
+# Marks a dinode image in a fresh buffer as a dinode (header, di_num) before the first dinode_out.
+cdef void dinode_new(inode* ip, buf* b) noexcept nogil
+cdef inode* inode_peek(sbd* sd, uint64_t addr) noexcept nogil                   # with a reference, or NULL when not cached
+cdef void icache_drop(sbd* sd, inode* ip) noexcept nogil                        # its image in memory is no longer true

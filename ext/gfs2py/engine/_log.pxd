@@ -5,7 +5,7 @@ trans_add_meta / trans_add_data, trans_end. All operations since the last commit
 There is no undo: check everything that can fail before the first change.
 """
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from gfs2py.engine._incore cimport buf, inode, opctx, sbd
+from gfs2py.engine._incore cimport buf, inode, logtxn, opctx, sbd
 
 cdef int trans_begin(opctx* cx, uint32_t blocks, uint32_t revokes) noexcept nogil     # 0, -EIO (withdrawn), -EROFS
 cdef void trans_end(opctx* cx) noexcept nogil
@@ -26,3 +26,4 @@ cdef int log_start(sbd* sd) noexcept nogil                      # the daemon thr
 cdef int log_shutdown(sbd* sd) noexcept nogil                   # flush all, empty the AIL, header with UNMOUNT
 cdef void log_stop(sbd* sd) noexcept nogil
 cdef void log_destroy(sbd* sd) noexcept nogil
+cdef void txn_free(logtxn* tr) noexcept nogil
