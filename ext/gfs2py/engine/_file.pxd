@@ -5,10 +5,6 @@ from gfs2py.engine._incore cimport inode, opctx, sbd
 # The caller holds the glock (SH) / (EX) and no transaction. Short only at the end of the file.
 cdef int file_read(opctx* cx, inode* ip, uint64_t off, uint64_t size, uint8_t* out, uint64_t* got) noexcept nogil
 cdef int file_write(opctx* cx, inode* ip, uint64_t off, uint64_t size, const uint8_t* src, uint64_t* done) noexcept nogil
-# Writes the inode's dirty data in place, in large batches, and waits (also for direct writes in flight). No glock needed.
-cdef int data_writeback(sbd* sd, inode* ip) noexcept nogil
-# Throws dirty data of [lblk, lblk+n) away: its blocks are being freed. EX held.
-cdef void data_cancel(sbd* sd, inode* ip, uint64_t lblk, uint64_t n) noexcept nogil
 cdef int file_fsync(opctx* cx, inode* ip, bint datasync) noexcept nogil         # takes what locks it needs
 cdef int file_fallocate(opctx* cx, inode* ip, uint32_t mode, uint64_t off, uint64_t length) noexcept nogil
 cdef int file_copy_range(opctx* cx, inode* src, uint64_t off_in, inode* dst, uint64_t off_out, uint64_t length,

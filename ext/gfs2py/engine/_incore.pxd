@@ -64,6 +64,7 @@ cdef struct buf:
     logtxn* ail_tr
     dlink dirty                     # B_DATA: its inode's dirty list
     inode* ip                       # B_DATA|B_DDIRTY: whose
+    uint64_t lblk                   # B_DATA: the file block it holds
 
 cdef struct cache_shard:
     pthread_mutex_t lock
@@ -115,7 +116,8 @@ cdef struct inode:
     pthread_mutex_t dlock           # guards dirty, ndirty, dw_*, wb_err, ext, hash_cache filling
     pthread_cond_t dcond
     dlink dirty
-    uint32_t ndirty
+    uint32_t ndirty                 # dirty or being written; > 0 holds a reference to the inode
+    bint wb_on                      # a write-back of this inode is under way
     uint64_t dw_started, dw_done    # direct writes into blocks that an uncommitted transaction may have allocated
     int32_t wb_err                  # first write-back error since the last fsync that reported it
     dlink ordered                   # running transaction's ordered list (log.lock)
@@ -236,6 +238,7 @@ cdef struct opctx:                  # one operation under way, on one thread's s
     glock* missing[8]
     int32_t missing_mode[8]
     int* interrupted                # may be NULL
+    bint no_times                   # write(): the kernel keeps mtime itself (write-back of its page cache)
 
 cdef struct sbd:
     blkdev* dev
@@ -260,7 +263,7 @@ cdef struct sbd:
     icache* ic
     jlog* log
     rgrpd* rgrps                    # sorted by addr
-    uint32_t n_rgrps
+    uint32_t n_rgrps, cap_rgrps
     pthread_mutex_t rg_lock         # reservations, clone_list, choice of rgrps
     dlink clone_list                # groups in which the running transaction freed something
     dlink clone_committing          # the same of the transaction being committed
@@ -300,3 +303,5 @@ cdef struct sbd:
     void* mnt                       # mount.pyx
     bint quiet                      # tests: no messages to stderr
     uint64_t n_corrupt
+    int64_t n_ddirty                # dirty data blocks of all inodes, atomic
+    int64_t ddirty_limit            # above it writers write back themselves

@@ -1,0 +1,252 @@
+"""Buffered file data: dirty blocks of ordinary files, their write-back and their cancelling."""
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport qsort
+from libc.string cimport memcpy, memset
+from gfs2py.block._device cimport bio_seg
+from gfs2py.engine._bmap cimport bmap_lookup
+from gfs2py.engine._cache cimport buf_hold, buf_new, buf_put, buf_read, shard_of
+from gfs2py.engine._incore cimport (B_DATA, B_DDIRTY, B_UPTODATE, B_WRITING, buf, cache_shard, inode, jlog, opctx, sbd)
+from gfs2py.engine._inode cimport inode_buf, inode_hold, inode_put
+from gfs2py.engine._log cimport log_flush, trans_add_data, trans_add_meta, trans_add_ordered
+from gfs2py.engine._sbd cimport sd_dead
+from gfs2py.engine._sync cimport (dl_add_tail, dl_del, dl_empty, dlink, gl_atomic_add64, pthread_cond_broadcast,
+                                  pthread_cond_wait, pthread_mutex_lock, pthread_mutex_unlock)
+from gfs2py.ondisk._ondisk cimport GFS2_DIF_JDATA, gfs2_dinode
+
+cdef extern from "<errno.h>" nogil:
+    int EIO
+
+cdef enum:
+    BATCH = 512                     # blocks of one write-back round
+    INODE_DIRTY_MAX = 4096          # dirty blocks of one inode before its writer writes back
+
+
+cdef void _mark_dirty(opctx* cx, inode* ip, buf* b, uint64_t lblk) noexcept nogil:
+    """The buffer's content is newer than the disk. Takes over nothing: the caller still puts its reference."""
+    cdef sbd* sd = cx.sd
+    cdef cache_shard* s = shard_of(sd, b.blkno)
+    pthread_mutex_lock(&ip.dlock)
+    pthread_mutex_lock(&s.lock)
+    b.flags |= B_DATA
+    b.ip = ip
+    b.lblk = lblk
+    if not (b.flags & B_DDIRTY):
+        b.flags |= B_DDIRTY
+        b.refs += 1
+        dl_add_tail(&ip.dirty, &b.dirty)
+        if ip.ndirty == 0:
+            inode_hold(ip)
+        ip.ndirty += 1
+        gl_atomic_add64(&sd.n_ddirty, 1)
+    pthread_mutex_unlock(&s.lock)
+    pthread_mutex_unlock(&ip.dlock)
+
+
+cdef int data_put_block(opctx* cx, inode* ip, uint64_t lblk, uint64_t dblk, const uint8_t* content,
+                        uint32_t length) noexcept nogil:
+    cdef buf* b = NULL
+    cdef int err = buf_new(cx.sd, dblk, &b)
+    if err:
+        return err
+    memcpy(b.data, content, length)
+    _mark_dirty(cx, ip, b, lblk)
+    buf_put(cx.sd, b)
+    if cx.tr_on:
+        trans_add_ordered(cx, ip)
+    return 0
+
+
+cdef int data_patch_block(opctx* cx, inode* ip, uint64_t lblk, uint64_t dblk, uint32_t at, const uint8_t* src,
+                          uint32_t length) noexcept nogil:
+    cdef buf* b = NULL
+    cdef int err = buf_read(cx.sd, dblk, &b)
+    if err:
+        return err
+    if src == NULL:
+        memset(b.data + at, 0, length)
+    else:
+        memcpy(b.data + at, src, length)
+    _mark_dirty(cx, ip, b, lblk)
+    buf_put(cx.sd, b)
+    if cx.tr_on:
+        trans_add_ordered(cx, ip)
+    return 0
+
+
+cdef int _zero_stuffed(opctx* cx, inode* ip, uint64_t off, uint64_t length) noexcept nogil:
+    cdef buf* b = NULL
+    cdef uint64_t room = cx.sd.bsize - sizeof(gfs2_dinode)
+    cdef int err
+    if off >= room:
+        return 0
+    err = inode_buf(cx, ip, &b)
+    if err:
+        return err
+    trans_add_meta(cx, b)
+    memset(b.data + sizeof(gfs2_dinode) + off, 0, min(length, room - off))
+    buf_put(cx.sd, b)
+    return 0
+
+
+cdef int data_zero_range(opctx* cx, inode* ip, uint64_t off, uint64_t length) noexcept nogil:
+    cdef sbd* sd = cx.sd
+    cdef uint64_t dblk, n, lblk
+    cdef uint32_t at, part
+    cdef buf* b
+    cdef int err
+    if ip.height == 0:
+        return _zero_stuffed(cx, ip, off, length)
+    while length:
+        lblk = off >> sd.bsize_shift
+        at = <uint32_t>(off & (sd.bsize - 1))
+        part = <uint32_t>min(length, <uint64_t>(sd.bsize - at))
+        err = bmap_lookup(cx, ip, lblk, 1, &dblk, &n)
+        if err:
+            return err
+        if dblk:
+            if ip.diskflags & GFS2_DIF_JDATA:
+                err = buf_read(sd, dblk, &b)
+                if err == 0:
+                    trans_add_data(cx, b)
+                    memset(b.data + at, 0, part)
+                    buf_put(sd, b)
+            else:
+                err = data_patch_block(cx, ip, lblk, dblk, at, NULL, part)
+            if err:
+                return err
+        off += part
+        length -= part
+    return 0
+
+
+cdef int _by_block(const void* x, const void* y) noexcept nogil:
+    cdef uint64_t a = (<buf**>x)[0].blkno
+    cdef uint64_t c = (<buf**>y)[0].blkno
+    return 0 if a == c else (-1 if a < c else 1)
+
+
+cdef uint32_t _take_batch(sbd* sd, inode* ip, buf** batch) noexcept nogil:
+    """Moves dirty buffers off the list for writing (dlock held); they keep their reference and count."""
+    cdef uint32_t n = 0
+    cdef buf* b
+    cdef cache_shard* s
+    while n < BATCH and not dl_empty(&ip.dirty):
+        b = <buf*>ip.dirty.next.owner
+        s = shard_of(sd, b.blkno)
+        pthread_mutex_lock(&s.lock)
+        dl_del(&b.dirty)
+        b.flags &= ~<uint32_t>B_DDIRTY
+        b.flags |= B_WRITING
+        pthread_mutex_unlock(&s.lock)
+        batch[n] = b
+        n += 1
+    return n
+
+
+cdef int _write_batch(sbd* sd, buf** batch, uint32_t n) noexcept nogil:
+    cdef bio_seg segs[BATCH]
+    cdef uint32_t i
+    cdef int err
+    cdef cache_shard* s
+    qsort(batch, n, sizeof(void*), _by_block)
+    for i in range(n):
+        segs[i].off = batch[i].blkno << sd.bsize_shift
+        segs[i].buf = batch[i].data
+        segs[i].len = sd.bsize
+        segs[i].res = 0
+    # After a withdraw nothing is written: the data is lost, and fsync says so.
+    err = -EIO if sd_dead(sd) else sd.dev.ops.writev(sd.dev, segs, n)
+    for i in range(n):
+        s = shard_of(sd, batch[i].blkno)
+        pthread_mutex_lock(&s.lock)
+        batch[i].flags &= ~<uint32_t>B_WRITING
+        pthread_cond_broadcast(&s.cond)
+        pthread_mutex_unlock(&s.lock)
+        buf_put(sd, batch[i])
+    return err
+
+
+cdef int data_writeback(sbd* sd, inode* ip) noexcept nogil:
+    cdef buf* batch[BATCH]
+    cdef uint32_t n
+    cdef uint64_t target
+    cdef int err = 0
+    cdef int e
+    cdef bint last
+    cdef bint held = False
+    pthread_mutex_lock(&ip.dlock)
+    while ip.wb_on:
+        pthread_cond_wait(&ip.dcond, &ip.dlock)
+    ip.wb_on = True
+    while True:
+        n = _take_batch(sd, ip, batch)
+        if n == 0:
+            break
+        pthread_mutex_unlock(&ip.dlock)
+        e = _write_batch(sd, batch, n)
+        gl_atomic_add64(&sd.n_ddirty, -<int64_t>n)
+        pthread_mutex_lock(&ip.dlock)
+        if e:
+            ip.wb_err = e
+            err = e
+        ip.ndirty -= n
+        if ip.ndirty == 0:
+            # The list's reference outlives this call: it is dropped after the lock.
+            held = True
+            break
+    ip.wb_on = False
+    pthread_cond_broadcast(&ip.dcond)
+    target = ip.dw_started
+    while ip.dw_done < target:
+        pthread_cond_wait(&ip.dcond, &ip.dlock)
+    if err == 0:
+        err = ip.wb_err
+    pthread_mutex_unlock(&ip.dlock)
+    if held:
+        inode_put(ip)
+    return err
+
+
+cdef void data_cancel(sbd* sd, inode* ip, uint64_t lblk, uint64_t n) noexcept nogil:
+    cdef dlink* l
+    cdef buf* b
+    cdef cache_shard* s
+    cdef bint held = False
+    if ip.ndirty == 0:
+        return
+    pthread_mutex_lock(&ip.dlock)
+    while ip.wb_on:
+        pthread_cond_wait(&ip.dcond, &ip.dlock)
+    l = ip.dirty.next
+    while l != &ip.dirty:
+        b = <buf*>l.owner
+        l = l.next
+        if b.lblk < lblk or b.lblk - lblk >= n:
+            continue
+        s = shard_of(sd, b.blkno)
+        pthread_mutex_lock(&s.lock)
+        dl_del(&b.dirty)
+        b.flags &= ~<uint32_t>(B_DDIRTY | B_UPTODATE)
+        pthread_mutex_unlock(&s.lock)
+        buf_put(sd, b)
+        ip.ndirty -= 1
+        gl_atomic_add64(&sd.n_ddirty, -1)
+        held = ip.ndirty == 0
+    pthread_mutex_unlock(&ip.dlock)
+    if held:
+        inode_put(ip)
+
+
+cdef void data_throttle(sbd* sd, inode* ip) noexcept nogil:
+    """Bounds dirty data: a big writer writes its own back; many small ones make the log daemon commit."""
+    cdef jlog* log = sd.log
+    if ip.ndirty > INODE_DIRTY_MAX:
+        data_writeback(sd, ip)
+    elif sd.n_ddirty > sd.ddirty_limit * 2:
+        data_writeback(sd, ip)
+        log_flush(sd, 0, 0)
+    elif sd.n_ddirty > sd.ddirty_limit and not log.kick:
+        pthread_mutex_lock(&log.lock)
+        log.kick = True
+        pthread_cond_broadcast(&log.cond)
+        pthread_mutex_unlock(&log.lock)
