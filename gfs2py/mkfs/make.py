@@ -1,8 +1,8 @@
 """Lays a new file system onto a device.
 
 The old superblock is wiped first and the new one is written last, each behind a flush: a run that is cut
-off leaves no file system rather than half of one. In between everything is written once, in ascending order and
-in large pieces. Source for the layout: gfs2-utils mkfs/main_mkfs.c.
+off leaves no file system rather than half of one. In between everything is written once, in ascending order
+and in large pieces. Source for the layout: gfs2-utils mkfs/main_mkfs.c.
 """
 
 import stat
