@@ -168,6 +168,7 @@ cdef struct rgrpd:
     dlink clone_link                # on sd.clone_list when n_freed
     dlink commit_link               # on sd.clone_committing when n_freed_c
     dlink rs_list                   # reservations (inode.rs_link), ascending
+    uint32_t n_rs
     uint32_t extfail                # no free run of this many blocks was found; 0: not known
 
 cdef struct logtxn:                 # a compound transaction: running, then committing, then on the AIL
@@ -293,7 +294,8 @@ cdef struct sbd:
     void (*inode_evict)(sbd* sd, inode* ip) noexcept nogil  # leaves the cache: reservations go back
     int (*truncate_resume)(opctx* cx, inode* ip) noexcept nogil
     void (*inode_hold)(inode* ip) noexcept nogil
-    # Tries to free UNLINKED dinodes of a group whose space is wanted; waits for no glock (trylock only).
+    # Tries to free UNLINKED dinodes of a group whose space is wanted; waits for no glock (trylock only)
+    # and uses an opctx of its own.
     void (*reclaim)(opctx* cx, rgrpd* rgd) noexcept nogil
     # errors
     int32_t withdrawn               # atomic
