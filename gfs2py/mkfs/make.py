@@ -62,6 +62,7 @@ class Plan:
     device_bytes: int
     jsize_mb: int
     rgrps: list[Rgrp]
+    align: Alignment  # base 0: none
 
 
 class Writer:
@@ -116,7 +117,7 @@ def plan(size_bytes: int, options: MkfsOptions, alignment: Alignment | None = No
     align = _alignment(options, geo.bsize) or (alignment if options.align else None) or Alignment()
     jsize = journal_size_mb(options, geo.bsize, blocks)
     rgrps = plan_rgrps(geo, blocks, options.journals, jsize, options.rgsize_mb, align)
-    return Plan(options, geo, size_bytes, jsize, rgrps)
+    return Plan(options, geo, size_bytes, jsize, rgrps, align)
 
 
 def _alignment(options: MkfsOptions, bsize: int) -> Alignment | None:
