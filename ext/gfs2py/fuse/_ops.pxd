@@ -3,6 +3,15 @@
 The session parses requests and writes replies; the file system behind the table knows nothing of FUSE's wire.
 Every operation returns 0 or -errno, or OP_PARK: it changed nothing, it lacks a cluster lock, and the session
 shall keep the request and run it again from the start when told so. `fs` is the file system's own pointer.
+
+Parking: before it returns OP_PARK the operation notes `rq.unique`; session_unpark(session, unique) runs it again, also
+if that call comes before the session has put the request away. A signal to the caller runs it again with
+`rq.interrupted` set: then it must not park, but answer (-EINTR when it would have to wait).
+
+Modes of create, mkdir, mknod, tmpfile come with the umask not applied: take `mode & ~rq.umask` unless the parent has a
+default ACL. A file handle `fh` must be unique among open files (locks of an open file are dropped by it). An operation
+left NULL is answered with ENOSYS, which the kernel remembers; flush, release, forget, opendir and the like answer 0.
+With getlk and setlk left NULL the session keeps local locks itself (_locks.pyx).
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -17,8 +26,12 @@ cdef struct fs_req:                 # who asks; one per request
     uint32_t uid, gid, pid
     uint32_t umask
     uint32_t worker                 # index of the worker thread
-    int interrupted                 # set by INTERRUPT; waits look at it
+    int interrupted                 # set when a parked request is run again because its caller got a signal
     void* priv                      # the session's
+    uint32_t sup_gid                # the parent directory's group, if has_sup: the caller is in it (create, mkdir...)
+    bint has_sup
+    bint kill_suidgid               # OPEN with O_TRUNC and WRITE: the caller may not keep setuid/setgid bits
+    uint32_t runs                   # 0 the first time, then how often the request was parked
 
 cdef struct fs_attr:
     uint64_t ino, size, blocks      # blocks of 512 bytes
@@ -107,6 +120,15 @@ cdef struct fs_ops:
     int (*ioctl)(void* fs, fs_req* rq, uint64_t nodeid, uint64_t fh, uint32_t cmd, bint isdir, const uint8_t* inbuf,
                  uint32_t in_size, uint8_t* outbuf, uint32_t out_size, uint32_t* out_len) noexcept nogil
     int (*getlk)(void* fs, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t owner, fs_lock* lk) noexcept nogil
-    # sleep: SETLKW. May return OP_PARK; the session calls again, or lock_cancel when interrupted
+    # sleep: SETLKW. May return OP_PARK; run again with rq.interrupted it gives up its wait and answers -EINTR
     int (*setlk)(void* fs, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t owner, fs_lock* lk, bint flock,
                  bint sleep) noexcept nogil
+
+cdef class FileSystemHandle:
+    """Python's handle of a mounted file system: what a session serves.
+
+    A subclass fills `ops` and `fs` before the session starts and keeps them valid until close(). The session calls
+    ops.destroy(fs) once, when the kernel has unmounted; close() comes after it and frees.
+    """
+    cdef const fs_ops* ops
+    cdef void* fs

@@ -1,0 +1,17 @@
+"""FileSystemHandle: the base class of what a FUSE session can serve (see _ops.pxd for the table behind it)."""
+
+
+cdef class FileSystemHandle:
+    """A file system ready to be served; subclasses fill the table of operations."""
+
+    def close(self):
+        """Free what the file system holds; called after the session has ended. Idempotent."""
+
+    def statistics(self):
+        """Counters of the file system as a dict of numbers; empty when it keeps none."""
+        return {}
+
+    @property
+    def label(self):
+        """What messages call this file system: the lock table or the device."""
+        return ""
