@@ -581,6 +581,10 @@ cdef int _grow_size(opctx* cx, inode* ip, uint64_t size) noexcept nogil:
     cdef uint32_t got
     cdef int err
     if reserve:
+        if cx.sd.quota_check != NULL:
+            err = cx.sd.quota_check(cx, ip.uid, ip.gid, 1)
+            if err:
+                return err
         err = inplace_reserve(cx, ip, 1, 1, &got)
         if err:
             return err
