@@ -1,4 +1,4 @@
-"""The tree's arithmetic: what a height maps, and how much an allocation may need, against a slow tree of sets."""
+"""The tree's arithmetic: what a height maps, how much an allocation may need, against a slow tree of sets."""
 
 import random
 
@@ -72,8 +72,8 @@ class SlowTree:
 
 
 @settings(max_examples=300, deadline=None)
-@given(bsize=st.sampled_from(BSIZES), height=st.integers(0, 5), seed=st.integers(0, 2**32), n=st.integers(1, 300),
-       data=st.data())
+@given(bsize=st.sampled_from(BSIZES), height=st.integers(0, 5), seed=st.integers(0, 2**32),
+       n=st.integers(1, 300), data=st.data())
 def test_need_is_enough(bsize: int, height: int, seed: int, n: int, data: st.DataObject) -> None:
     rng = random.Random(seed)
     tree = SlowTree(bsize, height, rng)
