@@ -6,6 +6,8 @@ from gfs2py.engine._incore cimport inode, opctx, sbd
 cdef int file_read(opctx* cx, inode* ip, uint64_t off, uint64_t size, uint8_t* out, uint64_t* got) noexcept nogil
 cdef int file_write(opctx* cx, inode* ip, uint64_t off, uint64_t size, const uint8_t* src, uint64_t* done) noexcept nogil
 cdef int file_fsync(opctx* cx, inode* ip, bint datasync) noexcept nogil         # takes what locks it needs
+# Maps [lblk, lblk+n) and fills new blocks with zeros on disk; for fallocate and system files that grow.
+cdef int file_alloc_range(opctx* cx, inode* ip, uint64_t lblk, uint64_t n) noexcept nogil
 cdef int file_fallocate(opctx* cx, inode* ip, uint32_t mode, uint64_t off, uint64_t length) noexcept nogil
 cdef int file_copy_range(opctx* cx, inode* src, uint64_t off_in, inode* dst, uint64_t off_out, uint64_t length,
                          uint64_t* copied) noexcept nogil

@@ -287,6 +287,7 @@ cdef struct sbd:
     # hooks of layers above (NULL: nothing)
     void* quota                     # quota.pyx
     void (*quota_change)(opctx* cx, int64_t change, uint32_t uid, uint32_t gid) noexcept nogil
+    int (*quota_check)(opctx* cx, uint32_t uid, uint32_t gid, uint64_t blocks) noexcept nogil   # 0 or -EDQUOT
     void (*at_switch)(sbd* sd, opctx* cx) noexcept nogil    # within the exclusive moment of a commit
     void (*after_commit)(sbd* sd) noexcept nogil            # the transactions of the last switch are durable
     int (*data_writeback)(sbd* sd, inode* ip) noexcept nogil

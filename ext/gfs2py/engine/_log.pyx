@@ -276,7 +276,7 @@ cdef void trans_free_meta(opctx* cx, uint64_t blkno, uint32_t n) noexcept nogil:
 
 cdef void trans_add_ordered(opctx* cx, inode* ip) noexcept nogil:
     cdef jlog* log = cx.sd.log
-    if cx.sd.flags & SDF_WRITEBACK or ip.ordered_on:
+    if ip.ordered_on:
         return
     pthread_mutex_lock(&log.lock)
     if not ip.ordered_on:
@@ -614,8 +614,10 @@ cdef int _commit(sbd* sd, uint32_t lfc, bint force, uint32_t extra_flags) noexce
     hp = log.io_buf + (<uint64_t>body << sd.bsize_shift)
     hdr = (tr.first + body) % log.nblocks
     tail = be32toh((<gfs2_log_header*>hp).lh_tail)
-    _write_ordered(sd, tr)
+    if not (sd.flags & SDF_WRITEBACK):
+        _write_ordered(sd, tr)
     if sd_dead(sd):
+        _write_ordered(sd, tr)
         return -EIO
     err = _write_log(sd, log.io_buf, tr.first, body)
     if err == 0 and not (sd.flags & SDF_NOBARRIER):
@@ -624,7 +626,10 @@ cdef int _commit(sbd* sd, uint32_t lfc, bint force, uint32_t extra_flags) noexce
         err = sd.dev.ops.write(sd.dev, _log_addr(log, hdr) << sd.bsize_shift, hp, sd.bsize,
                                0 if sd.flags & SDF_NOBARRIER else DEV_FUA)
     if err:
+        _write_ordered(sd, tr)
         return sd_io_error(sd, b"writing the journal", _log_addr(log, hdr), err)
+    # data=writeback: the data follows in its own time, here.
+    _write_ordered(sd, tr)
     _finish(sd, tr, tail)
     return 0
 
