@@ -284,6 +284,7 @@ cdef struct sbd:
     int64_t st_total, st_free, st_dinodes
     int64_t sl_total, sl_free, sl_dinodes
     bint sl_dirty
+    buf* sc_buf                     # statfs_change's dinode, held by _statfs
     # hooks of layers above (NULL: nothing)
     void* quota                     # quota.pyx
     void (*quota_change)(opctx* cx, int64_t change, uint32_t uid, uint32_t gid) noexcept nogil

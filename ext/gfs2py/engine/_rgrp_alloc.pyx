@@ -19,7 +19,7 @@ from gfs2py.engine._rgrp_core cimport (rg_header_out, rg_next, rg_run_end, rg_se
                                        rgrp_unlock)
 from gfs2py.engine._sbd cimport sd_assert_failed
 from gfs2py.engine._sync cimport (dl_del, dl_empty, dl_init, dlink, pthread_mutex_lock, pthread_mutex_unlock)
-from gfs2py.ondisk._ondisk cimport (GFS2_BLKST_DINODE, GFS2_BLKST_FREE, GFS2_BLKST_USED, GFS2_DIF_TOPDIR,
+from gfs2py.ondisk._ondisk cimport (GFS2_BLKST_DINODE, GFS2_BLKST_FREE, GFS2_BLKST_USED, GFS2_DIF_SYSTEM, GFS2_DIF_TOPDIR,
                                     GFS2_LFC_INPLACE_RESERVE, GFS2_RGF_NOALLOC)
 
 cdef extern from "<errno.h>" nogil:
@@ -87,7 +87,7 @@ cdef void rs_drop(sbd* sd, inode* ip) noexcept nogil:
     cdef bint done = 0
     while not done:
         rgd = ip.rs_rgd
-        if rgd == NULL:
+        if rgd == NULL or sd.rgrps == NULL:
             return
         pthread_mutex_lock(&rgd.mx)
         if ip.rs_rgd == rgd:
@@ -434,7 +434,7 @@ cdef int rgrp_alloc(opctx* cx, inode* ip, uint64_t* blk, uint32_t* n, bint dinod
     sd.sl_dinodes += 1 if dinode else 0
     sd.sl_dirty = 1
     pthread_mutex_unlock(&sd.st_lock)
-    if not dinode and sd.quota_change != NULL:
+    if not dinode and sd.quota_change != NULL and not ip.diskflags & GFS2_DIF_SYSTEM:
         sd.quota_change(cx, take, ip.uid, ip.gid)
     blk[0] = rgd.data0 + pos
     n[0] = take

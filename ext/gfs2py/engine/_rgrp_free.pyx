@@ -21,7 +21,7 @@ from gfs2py.engine._rgrp_core cimport (rg_bitmap, rg_header_out, rg_next, rg_pla
 from gfs2py.engine._sbd cimport LOG_WARN_, sd_assert_failed, sd_corrupt, sd_io_error, sd_message
 from gfs2py.engine._sync cimport (dl_add_tail, dl_del, dl_empty, pthread_mutex_lock, pthread_mutex_unlock)
 from gfs2py.ondisk._ondisk cimport (GFS2_BLKST_DINODE, GFS2_BLKST_FREE, GFS2_BLKST_UNLINKED, GFS2_BLKST_USED,
-                                    GFS2_RGF_TRIMMED)
+                                    GFS2_DIF_SYSTEM, GFS2_RGF_TRIMMED)
 
 cdef extern from "<errno.h>" nogil:
     int EINVAL, ENOMEM, EOPNOTSUPP, EROFS
@@ -111,7 +111,7 @@ cdef void _account(opctx* cx, inode* ip, int64_t n, int64_t dinodes) noexcept no
     sd.sl_dinodes += dinodes
     sd.sl_dirty = 1
     pthread_mutex_unlock(&sd.st_lock)
-    if ip != NULL and sd.quota_change != NULL:
+    if ip != NULL and sd.quota_change != NULL and not ip.diskflags & GFS2_DIF_SYSTEM:
         sd.quota_change(cx, -n, ip.uid, ip.gid)
 
 
