@@ -120,7 +120,12 @@ def get(which: str | Structure, data: Buffer, name: str, at: int = 0) -> Value:
 
 def number(which: str | Structure, data: Buffer, name: str, at: int = 0) -> int:
     """One number; TypeError if the field is none."""
-    value = get(which, data, name, at)
+    return num({name: get(which, data, name, at)}, name)
+
+
+def num(values: Mapping[str, Value], name: str) -> int:
+    """A number out of what unpack() gave; TypeError if the field is none."""
+    value = values[name]
     if not isinstance(value, int):
         raise TypeError(f"{name} is not a number")
     return value
