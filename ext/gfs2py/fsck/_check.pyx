@@ -1,0 +1,318 @@
+"""The Python edge of the checker: one object per run, its methods are the passes (each releases the GIL)."""
+from libc.errno cimport ENOMEM
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, qsort
+from libc.string cimport memcpy, memset
+
+from gfs2py.block._device cimport BlockDevice
+from gfs2py.fsck._dir cimport dirs, dirs_free, dirs_init, pass2, pass3, pass4
+from gfs2py.fsck._file cimport MAX_BSIZE, dir_lookup, file_read, open_sb, read_dinode
+from gfs2py.fsck._journal cimport journal_info, scan_journal
+from gfs2py.fsck._quota cimport qc_record, scan_quota_changes
+from gfs2py.fsck._rgrp cimport drop_bitmaps, find_leaks, load_bitmaps, load_rindex, number_inodes
+from gfs2py.fsck._state cimport *
+from gfs2py.fsck._walk cimport cursor, pass1, walker, walker_free, walker_init
+from gfs2py.ondisk._ondisk cimport *
+
+MAX_READ = 64 * 1024 * 1024
+MAX_QUOTA_CHANGES = 65536       # records of one node: one file of 1 MiB holds no more
+
+
+cdef int _cmp_conflict(const void* a, const void* b) noexcept nogil:
+    cdef uint64_t x = (<const conflict*>a).block, y = (<const conflict*>b).block
+    return -1 if x < y else (1 if x > y else 0)
+
+
+cdef void _conflict_finding(fsck* fs, const conflict* c) noexcept nogil:
+    """What is wrong with a block that two have, or that the bitmap does not give to its owner."""
+    cdef finding* f
+    if c.state == 0:
+        f = report(fs, K_BLOCK_NOT_ALLOCATED, c.block, c.owner[0], 1, 0)
+        if f != NULL:
+            f.aux = c.how[0]
+    elif c.state >= 2:
+        f = report(fs, K_BLOCK_IS_DINODE, c.block, c.owner[0], 1, c.state)
+        if f != NULL:
+            f.aux = c.how[0]
+    if c.n_claims > 1:
+        f = report(fs, K_BLOCK_DUPLICATE, c.block, c.owner[0], c.owner[1], c.n_claims)
+        if f != NULL:
+            f.aux = c.how[0] | (<uint64_t>c.how[1] << 8) | (<uint64_t>c.how[2] << 16) | (<uint64_t>c.how[3] << 24)
+            finding_name(f, <const char*>&c.owner[2], 16)
+
+
+cdef class Checker:
+    """One run over a device. Calls must come in the order of gfs2py.fsck.check; others raise RuntimeError.
+
+    Raises MemoryError when there is not enough memory for the file system's map.
+    """
+    cdef BlockDevice device
+    cdef fsck fs
+    cdef walker w
+    cdef dirs ds
+    cdef cursor c
+    cdef int stage
+
+    def __cinit__(self, BlockDevice device not None):
+        self.device = device
+        device.check_open()
+        memset(&self.ds, 0, sizeof(dirs))
+        memset(&self.w, 0, sizeof(walker))
+        memset(&self.c, 0, sizeof(cursor))
+        self.stage = 0
+        if fsck_init(&self.fs, &device.dev) or walker_init(&self.w):
+            raise MemoryError("no memory for the checker")
+
+    def __dealloc__(self):
+        dirs_free(&self.ds)
+        walker_free(&self.w)
+        fsck_free(&self.fs)
+
+    cdef int _need(self, int stage) except -1:
+        if self.stage < stage:
+            raise RuntimeError("the checker's passes were called out of order")
+        return 0
+
+    cdef int _done(self, int rc) except -1:
+        if rc < 0:
+            raise MemoryError(f"{self.device.name}: not enough memory to check this file system")
+        return 0
+
+    def open(self):
+        """Superblock and resource group index. False: the findings say why it cannot be checked."""
+        cdef int rc
+        with nogil:
+            rc = open_sb(&self.fs)
+            if rc == 0:
+                rc = load_rindex(&self.fs)
+        if rc == -ENOMEM:
+            self._done(rc)
+        if rc:
+            return False
+        self.stage = 1
+        return True
+
+    @property
+    def n_rgrps(self):
+        return self.fs.n_rg
+
+    @property
+    def n_inodes(self):
+        return self.fs.n_it
+
+    def geometry(self):
+        """Facts of the superblock and the totals of the bitmaps."""
+        cdef uint64_t i, total = 0, n_free = 0, used = 0, unlinked = 0, dinodes = 0
+        for i in range(self.fs.n_rg):
+            total += self.fs.rg[i].data
+            n_free += self.fs.rg[i].n_free
+            used += self.fs.rg[i].n_used
+            unlinked += self.fs.rg[i].n_unlinked
+            dinodes += self.fs.rg[i].n_dinode
+        return {"bsize": self.fs.bsize, "fs_format": self.fs.fs_format, "dev_blocks": self.fs.dev_blocks,
+                "master": self.fs.master, "root": self.fs.root, "rgrps": self.fs.n_rg, "total": total,
+                "free": n_free, "used": used, "unlinked": unlinked, "dinodes": dinodes}
+
+    def load(self, uint64_t first, uint64_t n):
+        """Bitmaps of groups [first, first + n)."""
+        cdef int rc
+        self._need(1)
+        with nogil:
+            rc = load_bitmaps(&self.fs, first, n)
+        self._done(rc)
+
+    def prepare(self):
+        """After all bitmaps: number the inodes."""
+        self._need(1)
+        self._done(number_inodes(&self.fs))
+        self.stage = 2
+
+    def walk1(self, uint64_t first, uint64_t n):
+        """Inodes of groups [first, first + n), and all trees but those of directories."""
+        cdef int rc
+        self._need(2)
+        with nogil:
+            rc = pass1(&self.fs, &self.w, first, n)
+        self._done(rc)
+
+    def list_dirs(self):
+        """After pass 1: which inodes are directories. Returns how many."""
+        self._need(2)
+        if self.stage < 3:
+            self._done(dirs_init(&self.fs, &self.ds))
+        memset(&self.c, 0, sizeof(cursor))
+        self.stage = 3
+        return self.ds.n
+
+    def walk2(self, uint32_t n_waves):
+        """Directories, a few waves of 512. True: there is more to do."""
+        cdef int rc
+        self._need(3)
+        with nogil:
+            rc = pass2(&self.fs, &self.w, &self.ds, &self.c, n_waves)
+        self._done(rc)
+        return rc == 1
+
+    def connect(self):
+        """Connectivity of the directories."""
+        cdef int rc
+        self._need(3)
+        with nogil:
+            rc = pass3(&self.fs, &self.ds)
+        self._done(rc)
+
+    def links(self, uint64_t first, uint64_t n):
+        """Link counts of inodes [first, first + n) of the table."""
+        cdef int rc
+        self._need(3)
+        with nogil:
+            rc = pass4(&self.fs, &self.ds, first, n)
+        self._done(rc)
+
+    def leaks(self, uint64_t first, uint64_t n):
+        """Blocks of groups [first, first + n) that are used by nobody."""
+        self._need(3)
+        with nogil:
+            find_leaks(&self.fs, first, n)
+
+    def second_walk_needed(self):
+        """Are there blocks whose first owner is not known yet?"""
+        cdef uint64_t i
+        for i in range(self.fs.conf_cap):
+            if self.fs.conf[i].block and self.fs.conf[i].state == 1:
+                return True
+        return False
+
+    def begin_second_walk(self):
+        """From here on load, prepare, walk1, list_dirs and walk2 only look for owners of conflicting blocks."""
+        cdef uint64_t i
+        self._need(3)
+        self.fs.hunting = 1
+        self.w.c = NULL
+        drop_bitmaps(&self.fs)
+        for i in range(self.fs.conf_cap):
+            self.fs.conf[i].n_claims = 0
+
+    def report_conflicts(self):
+        """The end of the walks: turn the conflict table into findings, in block order."""
+        cdef conflict* all_of_them
+        cdef uint64_t i, n = 0
+        self.fs.hunting = 0
+        if self.fs.n_conf == 0:
+            return
+        all_of_them = <conflict*>malloc(self.fs.n_conf * sizeof(conflict))
+        if all_of_them == NULL:
+            raise MemoryError("no memory for the list of conflicts")
+        with nogil:
+            for i in range(self.fs.conf_cap):
+                if self.fs.conf[i].block:
+                    all_of_them[n] = self.fs.conf[i]
+                    n += 1
+            qsort(all_of_them, n, sizeof(conflict), _cmp_conflict)
+            for i in range(n):
+                _conflict_finding(&self.fs, &all_of_them[i])
+        free(all_of_them)
+
+    # ---- for the checks of system files, which are written in Python ----
+
+    def add(self, int kind, uint64_t block, uint64_t inode, uint64_t wanted, uint64_t found, bytes name=b""):
+        """Note a finding."""
+        cdef finding* f = report(&self.fs, <Kind>kind, block, inode, wanted, found)
+        if f != NULL and name:
+            finding_name(f, <const char*>name, len(name))
+
+    def lookup(self, uint64_t directory, bytes name not None):
+        """The inode a directory has under a name, 0 if none."""
+        self._need(1)
+        return dir_lookup(&self.fs, directory, <const char*>name, <uint32_t>len(name))
+
+    def dinode(self, uint64_t addr):
+        """(mode, size, entries, flags, height) of an inode; None if there is no dinode."""
+        cdef char di[MAX_BSIZE]
+        cdef gfs2_dinode* d = <gfs2_dinode*>&di[0]
+        self._need(1)
+        if addr == 0 or read_dinode(&self.fs, addr, di):
+            return None
+        return (be32toh(d.di_mode), be64toh(d.di_size), be32toh(d.di_entries), be32toh(d.di_flags),
+                be16toh(d.di_height))
+
+    def read_file(self, uint64_t addr, uint64_t off, uint64_t length):
+        """Bytes of a file, short at its end; None if it cannot be read. At most 64 MiB at a time."""
+        cdef char di[MAX_BSIZE]
+        cdef char* buf
+        cdef int64_t got
+        self._need(1)
+        if addr == 0 or length > MAX_READ or read_dinode(&self.fs, addr, di):
+            return None
+        buf = <char*>malloc(length + 1)
+        if buf == NULL:
+            raise MemoryError("no memory to read a system file")
+        try:
+            with nogil:
+                got = file_read(&self.fs, di, off, buf, length, 0)
+            return None if got < 0 else buf[:got]
+        finally:
+            free(buf)
+
+    def journal(self, uint64_t addr, bint full):
+        """Scan a journal; a dict of what its head says (key 'found' is False without one)."""
+        cdef journal_info j
+        cdef int rc
+        self._need(1)
+        with nogil:
+            rc = scan_journal(&self.fs, addr, full, &j)
+        if rc == -ENOMEM:
+            self._done(rc)
+        return {"n_blocks": j.n_blocks, "n_headers": j.n_headers, "n_bad": j.n_bad, "n_drops": j.n_drops,
+                "head": j.head, "head_block": j.head_block, "sequence": j.sequence, "flags": j.flags,
+                "tail": j.tail, "local": (j.local_total, j.local_free, j.local_dinodes),
+                "found": bool(j.found), "broken": bool(j.broken)}
+
+    def quota_changes(self, uint64_t addr, bytes name not None):
+        """The records [(change, flags, id)] of a quota_change file; its blocks' headers are checked."""
+        cdef qc_record* out
+        cdef int64_t n, i
+        cdef const char* raw = <const char*>name
+        cdef uint32_t length = <uint32_t>len(name)
+        cdef uint64_t n_max = <uint64_t>MAX_QUOTA_CHANGES
+        self._need(1)
+        out = <qc_record*>malloc(n_max * sizeof(qc_record))
+        if out == NULL:
+            raise MemoryError("no memory to read a quota_change file")
+        try:
+            with nogil:
+                n = scan_quota_changes(&self.fs, addr, raw, length, out, n_max)
+            if n == -ENOMEM:
+                self._done(-ENOMEM)
+            return [(out[i].change, out[i].flags, out[i].ident) for i in range(n if n > 0 else 0)]
+        finally:
+            free(out)
+
+    # ---- results ----
+
+    def findings(self):
+        """All stored findings: (kind, block, inode, wanted, found, aux, name)."""
+        cdef uint32_t i
+        cdef finding* f
+        out = []
+        for i in range(self.fs.n_fnd):
+            f = &self.fs.fnd[i]
+            out.append((f.kind, f.block, f.inode, f.wanted, f.found, f.aux, f.name[:f.name_len]))
+        return out
+
+    def totals(self):
+        """How often each kind was found: {kind: number}."""
+        cdef int k
+        return {k: self.fs.kind_total[k] for k in range(1, <int>K_COUNT) if self.fs.kind_total[k]}
+
+    def usage(self):
+        """Blocks per owner: {(is_group, id): blocks}; None if there were too many owners to count."""
+        cdef uint64_t i, key
+        if self.fs.usage_off:
+            return None
+        out = {}
+        for i in range(self.fs.usage_cap):
+            if self.fs.usage[i].key:
+                key = self.fs.usage[i].key - 1
+                out[(key & 1, key >> 1)] = self.fs.usage[i].blocks
+        return out

@@ -1,0 +1,116 @@
+"""The complete read-only check of a GFS2 file system: the passes in their order.
+
+    open            superblock, resource group index
+    bitmaps         headers, checksums and counts of every resource group
+    pass1           every inode, its tree of blocks and its extended attributes
+    pass2           directories
+    pass3           connectivity
+    pass4           link counts
+    reconcile       blocks that the bitmap calls used and that nobody has
+    pass1b          only if two owners claim one block: a second walk to name them
+    system          journals, statfs, quota
+
+Nothing is written. The order of findings is the order of the passes and, within one, of the blocks.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from gfs2py.block._device import BlockDevice
+from gfs2py.fsck._check import Checker
+from gfs2py.fsck.kinds import KINDS
+from gfs2py.fsck.report import Report, make_finding
+from gfs2py.fsck.system import check_system
+
+Progress = Callable[[str, int, int], None]
+
+RGRPS_PER_STEP = 16
+WAVES_PER_STEP = 8
+INODES_PER_STEP = 1 << 20
+
+
+class _Run:
+    """One check: the checker, its report and the caller's progress function."""
+
+    def __init__(self, device: BlockDevice, progress: Progress | None) -> None:
+        self.ck = Checker(device)
+        self.report = Report(device.name)
+        self.progress = progress
+
+    @contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        if self.progress is not None:
+            self.progress(name, 0, 0)
+        try:
+            yield
+        finally:
+            self.report.seconds[name] = self.report.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def rgrps(self, name: str, step: Callable[[int, int], None]) -> None:
+        """Call `step` for all resource groups, some at a time."""
+        n = self.ck.n_rgrps
+        for first in range(0, n, RGRPS_PER_STEP):
+            step(first, RGRPS_PER_STEP)
+            if self.progress is not None:
+                self.progress(name, min(first + RGRPS_PER_STEP, n), n)
+
+    def walk(self, suffix: str = "") -> None:
+        """Pass 1 and pass 2."""
+        ck = self.ck
+        with self.timed("pass1" + suffix):
+            self.rgrps("pass1" + suffix, ck.walk1)
+        with self.timed("pass2" + suffix):
+            n, done = ck.list_dirs(), 0
+            while ck.walk2(WAVES_PER_STEP):
+                done += WAVES_PER_STEP * 512
+                if self.progress is not None:
+                    self.progress("pass2" + suffix, min(done, n), n)
+
+    def find_owners(self) -> None:
+        """The second walk, over a fresh map: who claims the blocks that have more than one owner."""
+        with self.timed("pass1b"):
+            self.ck.begin_second_walk()
+            self.rgrps("pass1b", self.ck.load)
+            self.ck.prepare()
+            self.rgrps("pass1b", self.ck.walk1)
+            self.ck.list_dirs()
+            while self.ck.walk2(WAVES_PER_STEP):
+                pass
+
+
+def check(device: BlockDevice, *, progress: Progress | None = None, full_journals: bool = False,
+          quota: bool = True) -> Report:  # fmt: skip
+    """Check the file system on a device and report what was found; nothing is written.
+
+    `progress(pass, done, total)` is called at the start of every pass (0, 0) and now and then within it.
+    `full_journals` reads every block of every journal instead of searching for the head.
+    Raises OSError/ValueError for a closed device, MemoryError; damage never raises.
+    """
+    run = _Run(device, progress)
+    ck, report = run.ck, run.report
+    with run.timed("open"):
+        report.checked = ck.open()
+    if report.checked:
+        with run.timed("bitmaps"):
+            run.rgrps("bitmaps", ck.load)
+            ck.prepare()
+        run.walk()
+        with run.timed("pass3"):
+            ck.connect()
+        with run.timed("pass4"):
+            for first in range(0, ck.n_inodes, INODES_PER_STEP):
+                ck.links(first, INODES_PER_STEP)
+        with run.timed("reconcile"):
+            run.rgrps("reconcile", ck.leaks)
+        counts = ck.geometry()
+        if ck.second_walk_needed():
+            run.find_owners()
+        ck.report_conflicts()
+        with run.timed("system"):
+            check_system(ck, report, counts, full_journals=full_journals, quota=quota)
+        report.counts = counts
+    report.findings = [make_finding(raw) for raw in ck.findings()]
+    report.totals = {KINDS[kind].code: n for kind, n in ck.totals().items()}
+    return report
