@@ -36,8 +36,9 @@ MODES = (0o644, 0o600, 0o400, 0o000, 0o777, 0o4755, 0o2755, 0o1777, 0o7777)
 class Maker:
     """The tree's root and generator, and the few calls that every part uses."""
 
-    def __init__(self, root: str, seed: int, scale: float, bsize: int) -> None:
+    def __init__(self, root: str, seed: int, scale: float, bsize: int, trusted: bool) -> None:
         self.root = os.fsencode(root)
+        self.spaces = ("user", "trusted", "security") if trusted else ("user", "security")
         self.seed, self.scale, self.bsize = seed, scale, bsize
         self.rng = random.Random(seed)
         self.stuffed_max = bsize - DINODE_SIZE
@@ -253,10 +254,10 @@ def make_xattrs(make: Maker) -> None:
         os.setxattr(path, b"user.value", make.data(size))
     path = make.write(os.path.join(where, b"many"), b"with many")
     for number in range(make.count(150)):
-        space = ("user", "trusted", "security")[number % 3]
+        space = make.spaces[number % len(make.spaces)]
         os.setxattr(path, f"{space}.name-{number:03}".encode(), make.data(make.rng.randrange(300)))
     for number in range(0, make.count(150), 10):
-        space = ("user", "trusted", "security")[number % 3]
+        space = make.spaces[number % len(make.spaces)]
         os.removexattr(path, f"{space}.name-{number:03}".encode())
     path = make.write(os.path.join(where, b"replaced"), b"")
     for size in (10, 5000, 20, 20_000, 3):
@@ -265,10 +266,10 @@ def make_xattrs(make: Maker) -> None:
     os.setxattr(path, b"user." + b"n" * 250, b"value")
     folder = make.mkdir("xattrs", "folder")
     os.setxattr(folder, b"user.on-dir", b"value")
-    os.setxattr(folder, b"trusted.on-dir", make.data(2000))
+    os.setxattr(folder, f"{make.spaces[1]}.on-dir".encode(), make.data(2000))
     link = os.path.join(where, b"symlink")
     os.symlink(b"nowhere", link)
-    os.setxattr(link, b"trusted.on-link", b"value", follow_symlinks=False)
+    os.setxattr(link, f"{make.spaces[1]}.on-link".encode(), b"value", follow_symlinks=False)
 
 
 def acl(*entries: tuple[int, int, int]) -> bytes:
@@ -401,7 +402,7 @@ def make_tree(root: str, *, seed: int = 1, scale: float = 1.0, bsize: int = 4096
               without: tuple[str, ...] = ()) -> None:
     """Make the tree in an existing directory. Raises OSError where the file system cannot do a part."""
     os.umask(0o022)
-    make = Maker(root, seed, scale, bsize)
+    make = Maker(root, seed, scale, bsize, "trusted" not in without)
     for name, part in PARTS.items():
         if name not in without:
             make.part(name)
@@ -415,7 +416,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--bsize", type=int, default=4096, help="the file system's block size")
-    parser.add_argument("--without", default="", help="parts to leave out, of: " + " ".join(PARTS))
+    parser.add_argument("--without", default="", help="parts to leave out, of: trusted (xattrs of that name space; format "
+                                                         "1801 has none) " + " ".join(PARTS))
     args = parser.parse_args()
     make_tree(args.dir, seed=args.seed, scale=args.scale, bsize=args.bsize,
               without=tuple(args.without.replace(",", " ").split()))
