@@ -416,8 +416,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--bsize", type=int, default=4096, help="the file system's block size")
-    parser.add_argument("--without", default="", help="parts to leave out, of: trusted (xattrs of that name space; format "
-                                                         "1801 has none) " + " ".join(PARTS))
+    parser.add_argument("--without", default="", help="parts to leave out, of: " + " ".join(PARTS) +
+                        " trusted (the xattrs of that name space, which format 1801 does not have)")
     args = parser.parse_args()
     make_tree(args.dir, seed=args.seed, scale=args.scale, bsize=args.bsize,
               without=tuple(args.without.replace(",", " ").split()))
