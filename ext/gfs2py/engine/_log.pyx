@@ -17,6 +17,7 @@ from gfs2py.engine._ail cimport ail_forget, ail_write
 from gfs2py.engine._cache cimport buf_hold, buf_peek, buf_put, shard_of
 from gfs2py.engine._incore cimport (B_DIRTY, B_FREED, B_JDATA, B_PINNED, B_UPTODATE, B_WRITING, SDF_NOBARRIER,
                                     SDF_RDONLY, SDF_WRITEBACK, buf, cache_shard, extent, inode, jlog, logtxn, opctx, sbd)
+from gfs2py.engine._quota cimport QUOTA_TRANS_BLOCKS
 from gfs2py.engine._sbd cimport LOG_DEBUG_, ctx_init, sd_assert_failed, sd_dead, sd_io_error, sd_message
 from gfs2py.engine._sync cimport (CLOCK_REALTIME, clock_gettime, dl_add_tail, dl_del, dl_empty, dl_init, dlink,
                                   pthread_cond_broadcast, pthread_cond_init, pthread_cond_signal, pthread_cond_timedwait,
@@ -118,6 +119,9 @@ cdef int trans_begin(opctx* cx, uint32_t blocks, uint32_t revokes) noexcept nogi
     cdef int err
     if cx.tr_on:
         return sd_assert_failed(sd, b"a transaction within a transaction")
+    # Whoever is charged, quota_change records change within the transaction.
+    if sd.quota_change != NULL:
+        blocks += QUOTA_TRANS_BLOCKS
     while True:
         if sd_dead(sd):
             return -EIO
