@@ -7,6 +7,7 @@ from libc.string cimport memcpy, memset
 cdef extern from *:
     """
     #include <errno.h>
+    #include <sched.h>
     #include <sys/mount.h>
     #include <sys/prctl.h>
     #include <sys/syscall.h>
@@ -30,6 +31,7 @@ cdef extern from *:
     int c_mount "mount"(const char* source, const char* target, const char* fstype, unsigned long flags,
                         const void* data) nogil
     int c_umount2 "umount2"(const char* target, int flags) nogil
+    int c_unshare "unshare"(int flags) nogil
     int gm_fsopen(const char* type) nogil
     int gm_fsconfig(int fd, unsigned int cmd, const char* k, const char* v) nogil
     int gm_fsmount(int fd, unsigned int attr) nogil
@@ -65,6 +67,12 @@ def umount(bytes target not None, int flags=0):
             err = errno
     if err:
         raise fail(err, "umount")
+
+
+def unshare(int flags):
+    """unshare(2) for the calling thread."""
+    if c_unshare(flags) < 0:
+        raise fail(errno, "unshare")
 
 
 def fsopen(bytes fstype not None):

@@ -1,0 +1,428 @@
+"""gfs2d: one process per mount. The main thread decides and reports, compiled threads serve the requests.
+
+    gfs2d [-f] [-v] [-o OPTIONS] DEVICE-or-IMAGE DIRECTORY
+
+Without -f it goes to the background once the mount is live. SIGTERM and SIGINT unmount; when the mount is busy it is
+taken out of the tree and served until its last user is gone, and a second signal ends it at once.
+Exit statuses are those of mount(8): 1 usage, 2 system, 4 internal, 32 the mount failed.
+"""
+
+import argparse
+import contextlib
+import errno
+import fcntl
+import logging
+import logging.handlers
+import os
+import select
+import signal
+import stat
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from gfs2py.daemon_watch import BEAT_INTERVAL_S, Watchdog
+from gfs2py.fuse import _mount, control, mount
+from gfs2py.fuse._nullfs import NullFileSystem
+from gfs2py.fuse._ops import FileSystemHandle
+from gfs2py.fuse._session import Session
+from gfs2py.options import MountOptions, OptionError, parse_options
+
+log = logging.getLogger("gfs2d")
+
+EX_USAGE, EX_SYSTEM, EX_INTERNAL, EX_INTERRUPTED, EX_FAILURE = 1, 2, 4, 8, 32
+LOCK_WAIT_S = 3.0           # how long a previous daemon of the same device may take to let go of it
+_SB_OFFSET_BYTES, _SB_MAGIC = 65536, b"\x01\x16\x19\x70"
+
+
+class MountError(Exception):
+    """A mount that cannot be: one line for the user and the exit status."""
+
+    def __init__(self, message: str, status: int = EX_FAILURE) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class MountRequest:
+    """What to mount where."""
+
+    source: str
+    target: str
+    options: MountOptions
+
+
+Narrator = Callable[[str], None]
+
+
+def _open_gfs2(source: str, options: MountOptions) -> FileSystemHandle:
+    from gfs2py.engine.mount import open_filesystem  # the engine is loaded by those who mount it
+
+    handle: FileSystemHandle = open_filesystem(source, options)
+    return handle
+
+
+def _open_null(source: str, options: MountOptions) -> FileSystemHandle:
+    """In memory; cached by the kernel only when asked for, so that benchmarks see every request."""
+    return NullFileSystem(valid_ns=10**9 if options.writeback_cache else 0)
+
+
+FILESYSTEMS: dict[str, Callable[[str, MountOptions], FileSystemHandle]] = {
+    "gfs2": _open_gfs2, "null": _open_null}
+
+
+def sb_lockproto(fd: int) -> str:
+    """The lock protocol of the superblock on an open device, empty when there is no GFS2."""
+    block = os.pread(fd, 512, _SB_OFFSET_BYTES)
+    if block[:4] != _SB_MAGIC:
+        return ""
+    return block[96:160].partition(b"\0")[0].decode(errors="replace")
+
+
+def claim(request: MountRequest) -> int:
+    """Make sure that nobody else has the device; returns a descriptor that keeps it so.
+
+    Block devices in use refuse O_EXCL (the fuseblk mount then holds them exclusively itself). On top an flock on
+    the device or image keeps other gfs2d off; with lock_dlm it is shared, as several nodes may be one kernel.
+    """
+    source, options = request.source, request.options
+    flags = (os.O_RDONLY if options.read_only else os.O_RDWR) | os.O_CLOEXEC
+    if stat.S_ISBLK(os.stat(source).st_mode):
+        flags |= os.O_EXCL
+    try:
+        fd = os.open(source, flags)
+    except OSError as e:
+        if e.errno == errno.EBUSY:
+            raise MountError(f"{source} is already mounted or in use") from None
+        if e.errno == errno.EROFS:
+            raise MountError(f"{source} is write-protected: mount it with -o ro") from None
+        raise MountError(f"cannot open {source}: {e.strerror}") from None
+    proto = options.lockproto or sb_lockproto(fd)
+    kind = fcntl.LOCK_SH if proto == "lock_dlm" or options.read_only else fcntl.LOCK_EX
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+            break
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(fd)
+                raise MountError(f"{source} is already mounted by another gfs2d") from None
+            time.sleep(0.02)
+    if flags & os.O_EXCL:
+        # The kernel's fuseblk mount wants the exclusive claim for itself; the flock stays, on a second descriptor.
+        shared = os.open(source, flags & ~os.O_EXCL)
+        os.close(fd)
+        fcntl.flock(shared, kind | fcntl.LOCK_NB)
+        return shared
+    return fd
+
+
+class Daemon:
+    """A live mount, from claiming the device to the last answer."""
+
+    def __init__(self, request: MountRequest, watchdog: Watchdog, narrate: Narrator) -> None:
+        self.request = request
+        self.watchdog = watchdog
+        self.narrate = narrate
+        self.handle: FileSystemHandle | None = None
+        self.session: Session | None = None
+        self.connection: mount.Connection | None = None
+        self._claim = -1
+        self._signals = 0
+        self._unmounting: threading.Thread | None = None
+
+    # -- up
+
+    def start(self) -> None:
+        """Bring the mount up. Raises MountError; nothing stays behind then."""
+        try:
+            self._start()
+        except BaseException:
+            self._close()
+            raise
+
+    def _start(self) -> None:
+        request, options = self.request, self.request.options
+        if options.type not in FILESYSTEMS:
+            raise MountError(f"unknown file system type {options.type}", EX_USAGE)
+        real = os.path.exists(request.source)
+        if real:
+            self.narrate(f"claiming {request.source}")
+            self._claim = claim(request)
+        elif options.type != "null":
+            raise MountError(f"{request.source}: no such device or image")
+        self.narrate(f"opening the {options.type} file system on {request.source}")
+        try:
+            self.handle = FILESYSTEMS[options.type](request.source, options)
+        except OSError as e:
+            raise MountError(e.strerror or str(e)) from e
+        self._connect(real)
+        assert self.connection is not None
+        self.narrate(f"attaching it to {request.target}")
+        try:
+            self.connection.attach(request.target)
+        except OSError as e:
+            raise MountError(f"cannot mount on {request.target}: {e.strerror}") from e
+        self.connection.forget_mount()
+        self.watchdog.mounted(self.connection.device, request.target)
+        log.info("mounted source=%s target=%s type=%s", request.source, request.target, options.type)
+
+    def _connect(self, real: bool) -> None:
+        """Make the superblock and answer its INIT."""
+        request, options = self.request, self.request.options
+        assert self.handle is not None
+        self.narrate("connecting to the kernel through /dev/fuse")
+        try:
+            self.connection = mount.connect(request.source, options.vfs_flags, plain=not real)
+        except OSError as e:
+            if e.errno == errno.EBUSY:
+                raise MountError(f"{request.source} is already mounted or in use") from e
+            raise MountError(f"cannot make a FUSE mount of {request.source}: {e.strerror}", EX_SYSTEM) from e
+        self.session = Session(
+            self.handle, self.connection.fd, hold_destroy=True, threads=options.threads, acl=options.acl,
+            writeback=bool(options.writeback_cache))
+        try:
+            self.session.start()
+        except OSError as e:
+            raise MountError(f"cannot serve {request.source}: {e.strerror}", EX_SYSTEM) from e
+        protocol = self.session.protocol()
+        self.narrate(f"FUSE protocol 7.{protocol['minor']}, requests up to {protocol['max_write'] >> 10} KiB")
+
+    # -- running
+
+    def run(self) -> None:
+        """Serve until the file system is unmounted."""
+        assert self.session is not None
+        wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+        poller = select.poll()
+        poller.register(wake_read, select.POLLIN)
+        poller.register(self.session.event_fd, select.POLLIN)
+        while not self.session.ended:
+            self.watchdog.beat()
+            for fd, _ in poller.poll(BEAT_INTERVAL_S * 1000):
+                if fd == wake_read:
+                    self._on_signals(os.read(wake_read, 64))
+                else:
+                    self._on_session()
+        signal.set_wakeup_fd(-1)
+        os.close(wake_read)
+        os.close(wake_write)
+        self._close()
+        if self._unmounting is not None:
+            self._unmounting.join()
+        log.info("ended source=%s target=%s", self.request.source, self.request.target)
+
+    def _on_session(self) -> None:
+        """DESTROY is answered after the device is closed: when umount returns, it is free."""
+        assert self.session is not None
+        with contextlib.suppress(BlockingIOError):
+            os.read(self.session.event_fd, 8)
+        if self.session.destroying:
+            self._close_handle()
+            self.session.destroy_done()
+
+    def _on_signals(self, numbers: bytes) -> None:
+        for number in numbers:
+            if number == signal.SIGHUP:
+                continue
+            self._signals += 1
+            log.info("signal number=%d", number)
+            if self._signals == 1:
+                # In a thread: umount(2) waits for the DESTROY that this one has to see through.
+                self._unmounting = threading.Thread(target=self._unmount, name="gfs2d-umount", daemon=True)
+                self._unmounting.start()
+            elif self.connection is not None:
+                control.abort_connection(self.connection.number)
+
+    def _unmount(self) -> None:
+        assert self.connection is not None
+        target = os.fsencode(self.request.target)
+        entry = control.find_mount(self.request.target)
+        if entry is None or entry.device != self.connection.device:
+            return
+        try:
+            _mount.umount(target)
+        except OSError as e:
+            log.warning("busy target=%s: serving until its last user is gone (%s)", self.request.target, e.strerror)
+            self.connection.detach()
+
+    # -- down
+
+    def _close_handle(self) -> None:
+        if self.handle is not None:
+            try:
+                self.handle.close()
+            except OSError as e:
+                log.error("closing failed source=%s: %s", self.request.source, e)
+        if self._claim >= 0:
+            os.close(self._claim)
+            self._claim = -1
+
+    def _close(self) -> None:
+        if self.connection is not None:
+            self.connection.forget_mount()
+        if self.session is not None:
+            self.session.close()
+        elif self.connection is not None:
+            os.close(self.connection.fd)
+        self._close_handle()
+        self.connection = None
+
+
+def set_up_logging(options: MountOptions, foreground: bool, name: str) -> None:
+    """To standard error in the foreground; else to the file asked for, syslog, or /var/log/gfs2d.log."""
+    handler: logging.Handler
+    if options.logfile is not None:
+        handler = logging.FileHandler(options.logfile)
+    elif foreground:
+        handler = logging.StreamHandler()
+    elif os.path.exists("/dev/log"):
+        handler = logging.handlers.SysLogHandler("/dev/log", logging.handlers.SysLogHandler.LOG_DAEMON)
+    else:
+        handler = logging.FileHandler("/var/log/gfs2d.log")
+    stamp = "" if isinstance(handler, logging.handlers.SysLogHandler) else "%(asctime)s "
+    handler.setFormatter(logging.Formatter(f"{stamp}gfs2d[{os.getpid()}] {name}: %(levelname)s %(message)s"))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.DEBUG if options.debug else logging.INFO)
+
+
+def serve(request: MountRequest, foreground: bool, narrate: Narrator, ready: Callable[[], None]) -> int:
+    """Be the daemon of a mount, in this process. Returns 0; raises MountError before `ready` was called."""
+    set_up_logging(request.options, foreground, request.target)
+    _mount.set_process_name(b"gfs2d")
+    _mount.set_process_title([b"gfs2d", os.fsencode(request.source), os.fsencode(request.target)])
+    watchdog = Watchdog(request.options.watchdog_s)
+    try:
+        daemon = Daemon(request, watchdog, narrate)
+        daemon.start()
+        ready()
+        daemon.run()
+    finally:
+        watchdog.dismiss()
+    return 0
+
+
+def _redirect_standard_streams() -> None:
+    null = os.open("/dev/null", os.O_RDWR)
+    for fd in (0, 1, 2):
+        os.dup2(null, fd)
+    if null > 2:
+        os.close(null)
+
+
+def _background(request: MountRequest, report: int, verbose: bool) -> int:
+    """The child: say on the pipe how far it is, `L` lines to narrate, then `R` or `E` status and message."""
+    def say(text: str) -> None:
+        with contextlib.suppress(OSError):
+            os.write(report, os.fsencode(text.replace("\n", " ")) + b"\n")
+
+    def narrate(text: str) -> None:
+        if verbose:
+            say(f"L{text}")
+
+    def ready() -> None:
+        say("R")
+        os.close(report)
+        _redirect_standard_streams()
+
+    os.setsid()
+    os.chdir("/")
+    try:
+        return serve(request, False, narrate, ready)
+    except MountError as e:
+        say(f"E{e.status} {e}")
+        return e.status
+    except Exception as e:
+        log.exception("internal error")
+        say(f"E{EX_INTERNAL} internal error: {type(e).__name__}: {e}")
+        return EX_INTERNAL
+
+
+def launch(request: MountRequest, verbose: bool = False, narrate: Narrator = print) -> None:
+    """Start a daemon in the background; returns when the mount is live. Raises MountError."""
+    receive, report = os.pipe2(os.O_CLOEXEC)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:
+        status = EX_INTERNAL
+        try:
+            os.close(receive)
+            status = _background(request, report, verbose)
+        finally:
+            logging.shutdown()
+            os._exit(status)
+    os.close(report)
+    with open(receive, encoding="utf-8", errors="surrogateescape") as lines:
+        for line in lines:
+            kind, text = line[:1], line[1:].rstrip("\n")
+            if kind == "L":
+                narrate(text)
+            elif kind == "R":
+                return
+            elif kind == "E":
+                os.waitpid(pid, 0)
+                status_text, _, message = text.partition(" ")
+                raise MountError(message, int(status_text))
+    os.waitpid(pid, 0)
+    raise MountError(f"gfs2d for {request.source} died before the mount was live", EX_INTERNAL)
+
+
+def make_request(source: str, target: str, options: MountOptions) -> MountRequest:
+    """Check source and mount point as far as it goes without opening them. Raises MountError."""
+    if os.path.exists(source):
+        source = os.path.realpath(source)
+        mode = os.stat(source).st_mode
+        if not stat.S_ISBLK(mode) and not stat.S_ISREG(mode):
+            raise MountError(f"{source} is neither a block device nor an image file")
+    elif options.type != "null":
+        raise MountError(f"{source}: no such device or image")
+    try:
+        mode = os.stat(target).st_mode
+    except OSError as e:
+        raise MountError(f"mount point {target}: {e.strerror}") from None
+    if not stat.S_ISDIR(mode):
+        raise MountError(f"mount point {target} is not a directory")
+    return MountRequest(source, os.path.realpath(target), options)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command gfs2d."""
+    parser = argparse.ArgumentParser(prog="gfs2d", description="serve one GFS2 mount")
+    parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground, log to stderr")
+    parser.add_argument("-v", "--verbose", action="store_true", help="tell what is done")
+    parser.add_argument("-o", "--options", action="append", default=[], metavar="OPTIONS", help="mount options")
+    parser.add_argument("source", metavar="DEVICE-or-IMAGE")
+    parser.add_argument("target", metavar="DIRECTORY")
+    try:
+        args = parser.parse_args(argv)
+    except SystemExit as e:
+        return EX_USAGE if e.code else 0
+    try:
+        request = make_request(args.source, args.target, parse_options(*args.options))
+        if not args.foreground:
+            launch(request, args.verbose)
+            return 0
+
+        def narrate(text: str) -> None:
+            if args.verbose:
+                print(text, flush=True)
+
+        return serve(request, True, narrate, lambda: None)
+    except OptionError as e:
+        print(f"gfs2d: {e}", file=sys.stderr)
+        return EX_USAGE
+    except MountError as e:
+        print(f"gfs2d: {e}", file=sys.stderr)
+        return e.status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

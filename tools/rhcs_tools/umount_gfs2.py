@@ -1,0 +1,93 @@
+"""umount.gfs2: unmount a GFS2 mount and wait until its daemon has let go of the device.
+
+    umount.gfs2 DIRECTORY-or-DEVICE [-flnrv]
+
+umount(2) of a fuseblk mount waits for the daemon itself; this waits on for its end, also for a plain fuse mount.
+Exit statuses as umount(8): 0 unmounted, 1 usage, 2 system error, 32 failure.
+"""
+
+import argparse
+import os
+import select
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gfs2py.fuse import _mount, control
+
+EX_USAGE, EX_FAILURE = 1, 32
+MNT_FORCE, MNT_DETACH = 1, 2
+DAEMON_WAIT_S = 120.0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="umount.gfs2", description="unmount a GFS2 file system")
+    parser.add_argument("target", metavar="DIRECTORY-or-DEVICE")
+    parser.add_argument("-f", dest="force", action="store_true", help="abort what is under way")
+    parser.add_argument("-l", dest="lazy", action="store_true", help="detach now, end when nobody uses it any more")
+    parser.add_argument("-n", dest="no_mtab", action="store_true", help="accepted; there is no mtab to write")
+    parser.add_argument("-r", dest="read_only", action="store_true", help="accepted; nothing is remounted")
+    parser.add_argument("-v", dest="verbose", action="store_true", help="tell each step")
+    parser.add_argument("-t", dest="type", metavar="TYPE", help="accepted: umount(8) passes it")
+    parser.add_argument("-i", dest="internal", action="store_true", help="accepted")
+    return parser
+
+
+def find(target: str) -> control.MountEntry | None:
+    """The GFS2 mount on a directory, or else the last one of a device."""
+    entry = control.find_mount(target)
+    if entry is not None:
+        return entry
+    source = os.path.realpath(target)
+    entries = [m for m in control.mounts() if m.source == source and m.fs_type.endswith(".gfs2")]
+    return entries[-1] if entries else None
+
+
+def daemon_of(entry: control.MountEntry) -> int | None:
+    """A pidfd of the gfs2d that serves a mount, by its command line."""
+    for directory in Path("/proc").iterdir():
+        if not directory.name.isdigit():
+            continue
+        try:
+            words = (directory / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+            if words[:1] == [b"gfs2d"] and words[1:3] == [os.fsencode(entry.source), os.fsencode(entry.mount_point)]:
+                return os.pidfd_open(int(directory.name))
+        except OSError:
+            continue
+    return None
+
+
+def unmount(args: argparse.Namespace) -> int:
+    entry = find(args.target)
+    if entry is None or not entry.fs_type.endswith(".gfs2"):
+        print(f"umount.gfs2: {args.target} is not a mounted GFS2", file=sys.stderr)
+        return EX_FAILURE
+    daemon = daemon_of(entry)
+    flags = (MNT_FORCE if args.force else 0) | (MNT_DETACH if args.lazy else 0)
+    if args.verbose:
+        print(f"umount.gfs2: unmounting {entry.mount_point} ({entry.source})", flush=True)
+    try:
+        _mount.umount(os.fsencode(entry.mount_point), flags)
+    except OSError as e:
+        print(f"umount.gfs2: {entry.mount_point}: {os.strerror(e.errno or 0)}", file=sys.stderr)
+        return EX_FAILURE
+    if daemon is None or args.lazy:
+        return 0
+    if args.verbose:
+        print("umount.gfs2: waiting for gfs2d to end", flush=True)
+    if not select.select([daemon], [], [], DAEMON_WAIT_S)[0]:
+        print(f"umount.gfs2: gfs2d of {entry.source} has not ended after {DAEMON_WAIT_S:.0f} s", file=sys.stderr)
+        return EX_FAILURE
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    try:
+        args = build_parser().parse_args(argv)
+    except SystemExit as e:
+        return EX_USAGE if e.code else 0
+    return unmount(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
