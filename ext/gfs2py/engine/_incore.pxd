@@ -1,6 +1,6 @@
 """What the engine keeps in memory: every struct that more than one of its modules touches.
 
-Lock order, outermost first: inode glocks (parent before child, else by address) -> quota -> rgrp glocks (ascending) ->
+Lock order, outermost first: rename mutex -> inode glocks (several at once: by address) -> quota -> rgrp glocks (ascending) ->
 transaction (log.flush_lock shared) -> log.lock -> cache shard mutex. A blocking glock is never taken inside a
 transaction. Source of names: fs/gfs2/incore.h.
 """
@@ -93,6 +93,7 @@ cdef struct inode:
     int32_t refs                    # users in memory, under icache.lock
     uint32_t iflags                 # I_*, atomic where noted
     inode* hnext
+    bint unhashed                   # cut loose: its block has been given to another inode (icache.lock)
     dlink lru                       # icache LRU when refs == 0
     # the dinode, valid under the glock with I_VALID
     uint32_t mode, uid, gid, nlink
@@ -305,6 +306,7 @@ cdef struct sbd:
     char err_text[512]              # first reason
     char jid_name[64]
     void* mnt                       # mount.pyx
+    pthread_mutex_t rename_lock     # moving directories between directories
     bint quiet                      # tests: no messages to stderr
     uint64_t n_corrupt
     int64_t n_ddirty                # dirty data blocks of all inodes, atomic

@@ -144,6 +144,25 @@ cdef int inode_get(sbd* sd, uint64_t addr, inode** out) noexcept nogil:
     return 0
 
 
+cdef int inode_fresh(sbd* sd, uint64_t addr, inode** out) noexcept nogil:
+    cdef icache* ic = sd.ic
+    cdef inode* old
+    pthread_mutex_lock(&ic.lock)
+    old = _find(ic, addr)
+    if old != NULL:
+        _unhash(ic, old)
+        if old.refs == 0:
+            dl_del(&old.lru)
+        else:
+            old.unhashed = True
+            old.iflags |= I_DEAD
+            old = NULL
+    pthread_mutex_unlock(&ic.lock)
+    if old != NULL:
+        _destroy(sd, old)
+    return inode_get(sd, addr, out)
+
+
 cdef inode* inode_peek(sbd* sd, uint64_t addr) noexcept nogil:
     cdef icache* ic = sd.ic
     cdef inode* ip
@@ -174,7 +193,9 @@ cdef void inode_put(inode* ip) noexcept nogil:
     pthread_mutex_lock(&ic.lock)
     ip.refs -= 1
     if ip.refs == 0:
-        if ip.iflags & I_DEAD or ic.count > ic.limit:
+        if ip.unhashed:
+            victim = ip
+        elif ip.iflags & I_DEAD or ic.count > ic.limit:
             _unhash(ic, ip)
             victim = ip
         else:
@@ -234,6 +255,44 @@ cdef int inode_lock(opctx* cx, inode* ip, int mode) noexcept nogil:
 
 cdef void inode_unlock(opctx* cx, inode* ip) noexcept nogil:
     pthread_rwlock_unlock(&ip.gl.rw)
+
+
+cdef int _sorted_unique(inode** ips, int n, inode** out) noexcept nogil:
+    cdef int i, j, k
+    cdef int m = 0
+    for i in range(n):
+        k = m
+        while k > 0 and out[k - 1].no_addr > ips[i].no_addr:
+            k -= 1
+        if k > 0 and out[k - 1] == ips[i]:
+            continue
+        m += 1
+        for j in range(m - 1, k, -1):
+            out[j] = out[j - 1]
+        out[k] = ips[i]
+    return m
+
+
+cdef int inodes_lock(opctx* cx, inode** ips, int n) noexcept nogil:
+    cdef inode* order[8]
+    cdef int m = _sorted_unique(ips, n, order)
+    cdef int i, err
+    for i in range(m):
+        err = inode_lock(cx, order[i], LM_ST_EXCLUSIVE)
+        if err:
+            while i > 0:
+                i -= 1
+                inode_unlock(cx, order[i])
+            return err
+    return 0
+
+
+cdef void inodes_unlock(opctx* cx, inode** ips, int n) noexcept nogil:
+    cdef inode* order[8]
+    cdef int m = _sorted_unique(ips, n, order)
+    cdef int i
+    for i in range(m):
+        inode_unlock(cx, order[i])
 
 
 # ---------------------------------------------------------------------------------------------- the dinode

@@ -1,0 +1,42 @@
+"""What the kernel knows of us: lookup counts by node, and the deletion of inodes nobody knows any more."""
+from libc.stdint cimport uint32_t, uint64_t
+from gfs2py.engine._incore cimport sbd
+from gfs2py.engine._sync cimport pthread_cond_t, pthread_mutex_t, pthread_t
+
+cdef struct node:
+    uint64_t addr                   # 0: free slot
+    uint64_t nlookup
+    uint32_t unlinked
+
+cdef struct node_shard:
+    pthread_mutex_t lock
+    node* table
+    uint32_t mask, count
+
+cdef struct nodes:
+    sbd* sd
+    node_shard shards[16]
+    # deletion
+    pthread_mutex_t lock
+    pthread_cond_t cond
+    pthread_t thread
+    bint thread_on, stop
+    uint64_t* queue
+    uint32_t n_queue, cap_queue
+    bint busy
+    int (*dealloc)(sbd* sd, uint64_t addr) noexcept nogil
+
+cdef int nodes_init(nodes* nd, sbd* sd, int (*dealloc)(sbd*, uint64_t) noexcept nogil) noexcept nogil
+cdef int nodes_start(nodes* nd) noexcept nogil                  # the deletion thread
+cdef void nodes_drain(nodes* nd) noexcept nogil                 # waits until the queue is empty and nothing is being deleted
+cdef void nodes_stop(nodes* nd) noexcept nogil
+cdef void nodes_destroy(nodes* nd) noexcept nogil
+cdef void node_looked_up(nodes* nd, uint64_t addr, bint unlinked) noexcept nogil
+cdef void node_forget(nodes* nd, uint64_t addr, uint64_t n) noexcept nogil
+# The last link went: deleted now if nobody knows the inode, else at the last forget.
+cdef void node_unlinked(nodes* nd, uint64_t addr) noexcept nogil
+cdef void node_relinked(nodes* nd, uint64_t addr) noexcept nogil
+cdef void node_delete_later(nodes* nd, uint64_t addr) noexcept nogil
+cdef uint64_t nodes_count(nodes* nd) noexcept nogil
+# At unmount: everything unlinked that the kernel still knew is queued for deletion.
+cdef void nodes_forget_all(nodes* nd) noexcept nogil
