@@ -12,5 +12,6 @@ class FileDevice(BlockDevice):
         readonly: bool = False,
         direct: bool = True,
         exclusive: bool = False,
+        rings: bool = True,
     ) -> None: ...
     def fileno(self) -> int: ...

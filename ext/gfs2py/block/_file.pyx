@@ -1,7 +1,12 @@
 """A block device or an image file as a device: O_DIRECT where it can be had, batches coalesced.
 
 Durability: flush is fdatasync; a DEV_FUA write is pwritev2 with RWF_DSYNC (a FUA write in the kernel when the disk
-has FUA, otherwise write and flush). Source of behaviour: open(2), pwritev2(2), fallocate(2), linux/fs.h.
+has FUA, otherwise write and flush).
+
+Batches: sorted, adjacent pieces joined, and if more than one run remains all of them at once through an io_uring.
+Measured (bench/bench_block.py, 2 cores, virtual disk, O_DIRECT): 64 scattered blocks of 4 KiB read 3.5 times and
+written 4 times as fast as one after another, and twice as fast as by 4 threads; a single run gains nothing.
+Where the kernel refuses rings the runs go one after another. Source of behaviour: open(2), pwritev2(2), fallocate(2), linux/fs.h.
 """
 from libc.errno cimport EAGAIN, EINTR, EINVAL, EIO, ENOMEM, ENOSYS, EOPNOTSUPP, EROFS, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -11,6 +16,7 @@ from gfs2py.block._device cimport (
     DEV_FUA, DEV_HAS_DISCARD, DEV_HAS_FLUSH, DEV_HAS_FUA, DEV_RDONLY, BlockDevice, bio_seg, blkdev, blkdev_ops,
     dev_alloc, dev_check_range, dev_count, dev_free,
 )
+from gfs2py.block._uring cimport iovec, transfer, uring, uring_close, uring_open, uring_run
 
 import errno as errno_names
 import fcntl
@@ -19,9 +25,6 @@ import stat as stat_bits
 import struct
 
 cdef extern from "<sys/uio.h>" nogil:
-    struct iovec:
-        void* iov_base
-        size_t iov_len
     ssize_t preadv2(int fd, const iovec* iov, int n, long long off, int flags)
     ssize_t pwritev2(int fd, const iovec* iov, int n, long long off, int flags)
     enum:
@@ -47,14 +50,33 @@ cdef extern from "<linux/fs.h>" nogil:
         BLKGETSIZE64
         BLKSSZGET
 
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t* m, void* attr)
+    int pthread_mutex_destroy(pthread_mutex_t* m)
+    int pthread_mutex_lock(pthread_mutex_t* m)
+    int pthread_mutex_trylock(pthread_mutex_t* m)
+    int pthread_mutex_unlock(pthread_mutex_t* m)
+
 cdef enum:
+    N_RINGS = 4                 # batches that can be under way in rings at once; more go one run after another
+    RING_ENTRIES = 64
     IOV_PIECES = 256            # pieces of one preadv2/pwritev2
     RUN_BYTES = 16777216        # and its bytes
     PROBE_BYTES = 65536
 
+# A ring that one batch at a time uses. state: 0 not tried yet, 1 open, -1 the kernel refused or it broke.
+cdef struct ring_slot:
+    pthread_mutex_t lock
+    uring ring
+    int state
+
 cdef struct file_impl:
     int fd
     bint is_blk
+    bint use_rings
+    ring_slot rings[4]
 
 # One run of adjacent pieces of a batch: segments order[first] .. order[first + n - 1].
 cdef struct run:
@@ -184,10 +206,88 @@ cdef int do_run(file_impl* f, bint writing, bio_seg** order, const run* r) noexc
     return err
 
 
+cdef ring_slot* take_ring(file_impl* f) noexcept nogil:
+    """A ring that nobody uses, locked, opened at its first use; NULL when there is none."""
+    cdef uint32_t i
+    cdef ring_slot* s
+    for i in range(<uint32_t> N_RINGS):
+        s = &f.rings[i]
+        if pthread_mutex_trylock(&s.lock) != 0:
+            continue
+        if s.state == 0:
+            s.state = 1 if uring_open(&s.ring, RING_ENTRIES) == 0 else -1
+        if s.state > 0:
+            return s
+        pthread_mutex_unlock(&s.lock)
+    return NULL
+
+
+cdef int finish_run(file_impl* f, bint writing, bio_seg** order, const run* r, transfer* t) noexcept nogil:
+    """What a ring transfer left over (a short one, a signal) is done by the plain way; sets res of the pieces."""
+    cdef uint32_t i
+    cdef uint64_t done
+    cdef int err = 0
+    cdef iovec* iov = t.iov
+    if t.res < 0 and t.res != -EINTR and t.res != -EAGAIN:
+        err = t.res
+    elif t.res < 0 or <uint64_t> t.res < r.len:
+        done = <uint64_t> t.res if t.res > 0 else 0
+        if t.res == 0:
+            err = -EIO          # the file has become shorter
+        for i in range(r.n):
+            if done >= iov[i].iov_len:
+                done -= iov[i].iov_len
+                iov[i].iov_len = 0
+            else:
+                iov[i].iov_base = <uint8_t*> iov[i].iov_base + done
+                iov[i].iov_len -= done
+                done = 0
+        if not err:
+            err = move_all(f.fd, writing, r.off + (<uint64_t> t.res if t.res > 0 else 0), iov, <int> r.n, 0)
+    for i in range(r.n):
+        order[r.first + i].res = err
+    return err
+
+
+cdef int ring_batch(file_impl* f, ring_slot* s, bint writing, bio_seg** order, uint32_t n, const run* runs,
+                    uint32_t n_runs) noexcept nogil:
+    """All runs at once through a ring that the caller has locked; 1 if they are to be done the plain way."""
+    cdef iovec* iov = <iovec*> malloc(n * sizeof(iovec))
+    cdef transfer* t = <transfer*> malloc(n_runs * sizeof(transfer))
+    cdef uint32_t i
+    cdef int err
+    cdef int first = 0
+    if iov == NULL or t == NULL:
+        free(iov)
+        free(t)
+        return 1
+    for i in range(n):
+        iov[i].iov_base = order[i].buf
+        iov[i].iov_len = order[i].len
+    for i in range(n_runs):
+        t[i].off = runs[i].off
+        t[i].iov = &iov[runs[i].first]
+        t[i].n_iov = runs[i].n
+    err = uring_run(&s.ring, f.fd, writing, t, n_runs)
+    if err:
+        uring_close(&s.ring)
+        s.state = -1
+        first = 1               # repeating a transfer is harmless
+    else:
+        for i in range(n_runs):
+            err = finish_run(f, writing, order, &runs[i], &t[i])
+            if err and not first:
+                first = err
+    free(iov)
+    free(t)
+    return first
+
+
 cdef int batch(blkdev* d, bint writing, bio_seg* segs, uint32_t n) noexcept nogil:
     cdef file_impl* f = <file_impl*> d.impl
     cdef bio_seg** order
     cdef run* runs
+    cdef ring_slot* slot
     cdef uint32_t i, n_runs
     cdef bint sorted_already = True
     cdef int err, first = 0
@@ -218,10 +318,18 @@ cdef int batch(blkdev* d, bint writing, bio_seg* segs, uint32_t n) noexcept nogi
     n_runs = plan_runs(order, n, runs)
     dev_count(&d.n_writes if writing else &d.n_reads, n_runs)
     dev_count(&d.bytes_written if writing else &d.bytes_read, total)
-    for i in range(n_runs):
-        err = do_run(f, writing, order, &runs[i])
-        if err and not first:
-            first = err
+    slot = NULL
+    if n_runs > 1 and f.use_rings:
+        slot = take_ring(f)
+    if slot != NULL:
+        first = ring_batch(f, slot, writing, order, n, runs, n_runs)
+        pthread_mutex_unlock(&slot.lock)
+    if slot == NULL or first > 0:
+        first = 0
+        for i in range(n_runs):
+            err = do_run(f, writing, order, &runs[i])
+            if err and not first:
+                first = err
     free(order)
     free(runs)
     return first
@@ -265,8 +373,13 @@ cdef int file_discard(blkdev* d, uint64_t off, uint64_t length) noexcept nogil:
 
 cdef void file_close(blkdev* d) noexcept nogil:
     cdef file_impl* f = <file_impl*> d.impl
+    cdef uint32_t i
     if f == NULL:
         return
+    for i in range(<uint32_t> N_RINGS):
+        if f.rings[i].state > 0:
+            uring_close(&f.rings[i].ring)
+        pthread_mutex_destroy(&f.rings[i].lock)
     c_close(f.fd)
     free(f)
     d.impl = NULL
@@ -355,14 +468,16 @@ cdef class FileDevice(BlockDevice):
     """A regular file or a block device.
 
     readonly: writes give EROFS. direct: O_DIRECT; refused by the file system of an image means buffered (see the
-    attribute `direct`). exclusive: O_EXCL on a block device, flock on a file; EBUSY if somebody has it.
+    attribute `direct`). exclusive: O_EXCL on a block device, flock on a file; EBUSY if somebody has it. rings: False
+    never uses io_uring.
     Raises OSError naming the path.
     """
     cdef readonly bint direct
     cdef readonly bint is_block
 
-    def __init__(self, path, *, bint readonly=False, bint direct=True, bint exclusive=False):
+    def __init__(self, path, *, bint readonly=False, bint direct=True, bint exclusive=False, bint rings=True):
         cdef file_impl* f
+        cdef uint32_t i
         cdef uint64_t size = 0
         cdef int fd
         cdef int sector = 512
@@ -399,6 +514,9 @@ cdef class FileDevice(BlockDevice):
             raise
         f.fd = fd
         f.is_blk = self.is_block
+        f.use_rings = rings
+        for i in range(<uint32_t> N_RINGS):
+            pthread_mutex_init(&f.rings[i].lock, NULL)
         self.dev.impl = f
         self.dev.align = <uint32_t> sector
         self.dev.size_bytes = size - size % <uint64_t> sector

@@ -7,6 +7,7 @@ import fcntl
 import os
 import random
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ def file_of(tmp: Path, size: int = SIZE) -> Path:
 MAKERS: dict[str, Callable[[Path], BlockDevice]] = {
     "direct": lambda tmp: FileDevice(file_of(tmp)),
     "buffered": lambda tmp: FileDevice(file_of(tmp), direct=False),
+    "no-rings": lambda tmp: FileDevice(file_of(tmp), rings=False),
     "memory": lambda tmp: MemoryDevice(SIZE),
     "memory-4k": lambda tmp: MemoryDevice(SIZE, align=4096),
     "recording": lambda tmp: RecordingDevice(MemoryDevice(SIZE)),
@@ -53,7 +55,7 @@ OPS = st.lists(
 )
 
 
-@pytest.mark.parametrize("kind", ["direct", "memory", "memory-4k", "recording"])
+@pytest.mark.parametrize("kind", ["direct", "no-rings", "memory", "memory-4k", "recording"])
 @given(ops=OPS)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_sequence_reads_back_what_a_bytearray_holds(
@@ -188,6 +190,27 @@ class TestFile:
             with pytest.raises(OSError) as e:
                 dev.read(4096, 8192)
             assert e.value.errno == errno.EIO
+
+    @pytest.mark.parametrize("rings", [True, False])
+    def test_a_batch_past_a_new_end_fails_only_there(self, tmp_path: Path, rings: bool) -> None:
+        path = file_of(tmp_path)
+        with FileDevice(path, rings=rings) as dev:
+            os.truncate(path, 16384)
+            with pytest.raises(OSError, match="at 12288") as e:
+                dev.readv([(0, 4096), (12288, 8192), (8192, 4096)])
+            assert e.value.errno == errno.EIO
+
+    def test_more_batches_at_once_than_rings(self, tmp_path: Path) -> None:
+        with FileDevice(file_of(tmp_path)) as dev:
+            def work(me: int) -> None:
+                mine = [(at, bytes([me + 1]) * 512) for at in range(me * 512, SIZE, 16 * 512)]
+                for _ in range(5):
+                    dev.writev(mine)
+                    assert dev.readv([(at, 512) for at, _ in mine]) == [data for _, data in mine]
+
+            with ThreadPoolExecutor(16) as pool:
+                list(pool.map(work, range(16)))
+            assert dev.read(0, 16 * 512) == b"".join(bytes([me + 1]) * 512 for me in range(16))
 
     def test_direct_is_tried_and_buffered_is_the_fallback(self, tmp_path: Path) -> None:
         with FileDevice(file_of(tmp_path), direct=False) as dev:

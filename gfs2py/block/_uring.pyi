@@ -1,0 +1,1 @@
+"""io_uring for the block devices; nothing of it is for Python."""
