@@ -3,7 +3,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from gfs2py.engine._incore cimport inode, opctx, rgrpd
 
 cdef enum:
-    FREESET_GROUPS = 32             # resource groups locked at once
+    FREESET_GROUPS = 256            # resource groups locked at once (a value of an attribute has 255 blocks)
     FREESET_BLOCKS = 512            # blocks freed in one transaction
 
 cdef struct freeset:

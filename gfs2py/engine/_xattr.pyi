@@ -1,0 +1,1 @@
+# Nothing for Python: the functions are for the engine's modules.
