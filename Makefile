@@ -73,6 +73,7 @@ asan: dev ## the tests on a build with AddressSanitizer, UBSan and Cython's run-
 .PHONY: bench
 bench: dev ## measure against other file systems: JSON lines and a markdown table
 	@ci/bootstrap.sh debs $(DEBS_BENCH)
+	$(VENV)/bin/pytest -q -p no:cacheprovider bench/bench_kernels.py
 	$(PY) -m bench $(BENCH_ARGS)
 
 .PHONY: install

@@ -1,0 +1,9 @@
+"""Measures gfs2py beside other file systems, in one run, on the same disk.
+
+  python -m bench [--smoke] [--only ROW,...] [--peers NAME,...] [--repeats N] [--dir DIR]
+
+  peers.py    how each file system is made, mounted and unmounted
+  rows.py     what is measured: one function per row
+  report.py   JSON lines, and a markdown table with ratios
+  bench_kernels.py   the engine's kernels alone, by pytest-benchmark
+"""

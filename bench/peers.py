@@ -1,0 +1,187 @@
+"""The file systems that are compared, each behind the same four calls.
+
+All of them live on the same disk: in an image file of the work directory, or, for those that pass
+through to another file system, in a directory beside it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+COMMAND_TIMEOUT_S = 300
+UMOUNT_TRIES = 100
+BIN = Path(sys.executable).parent
+
+
+def call(*argv: str | Path) -> None:
+    """Run a command silently. Raises RuntimeError with its output."""
+    done = subprocess.run([str(a) for a in argv], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          errors="replace", timeout=COMMAND_TIMEOUT_S, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(map(str, argv))}: exit status {done.returncode}\n"
+                           f"{done.stdout}{done.stderr}")
+
+
+class Peer:
+    """An image file with a file system of its own; subclasses say which."""
+
+    name = ""
+    needs: tuple[str, ...] = ()     # programs without which the peer is left out
+
+    def __init__(self, work: Path, size_mib: int) -> None:
+        self.image, self.root = work / f"{self.name}.img", work / f"{self.name}.mnt"
+        self.size_mib = size_mib
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @classmethod
+    def missing(cls) -> list[str]:
+        return [p for p in cls.needs if shutil.which(p) is None]
+
+    def make(self) -> None:
+        """A new, empty file system; its whole image is written once so that no row pays for that."""
+        self.root.mkdir(exist_ok=True)
+        with self.image.open("wb") as f:
+            os.posix_fallocate(f.fileno(), 0, self.size_mib << 20)
+        self.mkfs()
+
+    def mkfs(self) -> None:
+        raise NotImplementedError
+
+    def mount(self) -> None:
+        raise NotImplementedError
+
+    def umount(self) -> None:
+        """Unmount, wait for the server, and take its image out of the page cache's reach."""
+        for _ in range(UMOUNT_TRIES):
+            done = subprocess.run(["umount", self.root], capture_output=True, text=True, check=False)
+            if done.returncode == 0:
+                break
+            time.sleep(0.05)        # a server may still be closing files
+        else:
+            raise RuntimeError(f"umount {self.root}: {done.stderr}")
+        if self.process is not None:
+            self.process.wait(COMMAND_TIMEOUT_S)
+            self.process = None
+
+    def remount(self) -> None:
+        """Cold caches, the server's included."""
+        self.umount()
+        os.sync()
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+        self.mount()
+
+    def serve(self, *argv: str | Path) -> None:
+        """Start a FUSE server in the foreground and wait until the mount is there."""
+        before = os.stat(self.root).st_dev
+        self.process = subprocess.Popen([str(a) for a in argv], stdin=subprocess.DEVNULL,
+                                        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        deadline = time.monotonic() + COMMAND_TIMEOUT_S
+        while os.stat(self.root).st_dev == before:
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                said = self.process.stderr.read() if self.process.stderr else b""
+                raise RuntimeError(f"{argv[0]} did not mount: {said.decode(errors='replace')}")
+            time.sleep(0.005)
+
+    def remove(self) -> None:
+        if os.path.ismount(self.root):
+            self.umount()
+        self.image.unlink(missing_ok=True)
+
+
+class Gfs2py(Peer):
+    """Ours, as an administrator mounts it."""
+
+    name = "gfs2py"
+
+    def mkfs(self) -> None:
+        call(BIN / "mkfs.gfs2", "-O", "-q", "-p", "lock_nolock", "-J", "64", self.image)
+
+    def mount(self) -> None:
+        call(BIN / "mount.gfs2", self.image, self.root)
+
+    def umount(self) -> None:
+        call(BIN / "umount.gfs2", self.root)
+
+
+class Ext4Loop(Peer):
+    """The kernel's ext4 on a loop device: the ceiling."""
+
+    name = "ext4-loop"
+    needs = ("mkfs.ext4",)
+
+    def mkfs(self) -> None:
+        call("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", self.image)
+
+    def mount(self) -> None:
+        call("mount", "-o", "loop", self.image, self.root)
+
+
+class Fuse2fs(Ext4Loop):
+    """ext4 served by libfuse in user space: the same kind of thing for another format."""
+
+    name = "fuse2fs"
+    needs = ("mkfs.ext4", "fuse2fs")
+
+    def mount(self) -> None:
+        self.serve("fuse2fs", "-f", self.image, self.root)
+
+
+class Ntfs3g(Peer):
+    """NTFS in user space, the FUSE file system with a disk format that most people have used."""
+
+    name = "ntfs-3g"
+    needs = ("mkfs.ntfs", "ntfs-3g")
+
+    def mkfs(self) -> None:
+        call("mkfs.ntfs", "-q", "-F", "-f", self.image)
+
+    def mount(self) -> None:
+        self.serve("ntfs-3g", "-o", "no_detach", self.image, self.root)
+
+
+class PassThrough(Peer):
+    """No format at all: every request becomes a system call on a directory of the host's file system."""
+
+    def __init__(self, work: Path, size_mib: int) -> None:
+        super().__init__(work, size_mib)
+        self.source = work / f"{self.name}.src"
+
+    def make(self) -> None:
+        self.root.mkdir(exist_ok=True)
+        shutil.rmtree(self.source, ignore_errors=True)
+        self.source.mkdir()
+
+    def remove(self) -> None:
+        super().remove()
+        shutil.rmtree(self.source, ignore_errors=True)
+
+
+class Bindfs(PassThrough):
+    """libfuse 3's high-level interface, multithreaded."""
+
+    name = "bindfs"
+    needs = ("bindfs",)
+
+    def mount(self) -> None:
+        self.serve("bindfs", "-f", "--multithreaded", self.source, self.root)
+
+
+class PassthroughLL(PassThrough):
+    """libfuse's low-level example: the floor of a round trip through libfuse.
+
+    Debian packages its source as an example but no binary; it takes part when one is in PATH.
+    """
+
+    name = "passthrough_ll"
+    needs = ("passthrough_ll",)
+
+    def mount(self) -> None:
+        self.serve("passthrough_ll", "-f", "-o", f"source={self.source}", self.root)
+
+
+PEERS: tuple[type[Peer], ...] = (Gfs2py, Ext4Loop, Fuse2fs, Ntfs3g, Bindfs, PassthroughLL)
