@@ -6,10 +6,10 @@ import struct
 import zlib
 
 import pytest
-from collide import colliding_names
 from hypothesis import given
 from hypothesis import strategies as st
 
+from collide import colliding_names
 from gfs2py.engine import _dirent as de
 
 DINODE, LEAF, HEADER = 232, 104, 40
