@@ -17,8 +17,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "gfs2py.mkfs": ("gfs2py.ondisk", "gfs2py.block", "gfs2py.engine._recovery"),
     "gfs2py.fsck": ("gfs2py.ondisk", "gfs2py.block", "gfs2py.engine._recovery"),
     "gfs2py.edit": ("gfs2py.ondisk", "gfs2py.block", "gfs2py.engine._recovery"),
+    "gfs2py.daemon_watch": ("gfs2py.fuse",),
     # The composition root of a mount.
-    "gfs2py.daemon": ("gfs2py.ondisk", "gfs2py.block", "gfs2py.engine", "gfs2py.fuse"),
+    "gfs2py.daemon": ("gfs2py.ondisk", "gfs2py.block", "gfs2py.engine", "gfs2py.fuse", "gfs2py.daemon_watch"),
     "gfs2py": (),
     "dlm.core": (),
     "dlm": ("dlm.core", "cman.client"),
@@ -29,8 +30,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "lvs": ("cman",),
     "luci": ("cman", "rgmanager"),
 }
-# What stands below all layers of gfs2py: the version, and names without logic.
-BASE = ("gfs2py", "gfs2py.errors", "gfs2py.units")
+# What stands below all layers of gfs2py: the version, names, and the words of the command line.
+BASE = ("gfs2py", "gfs2py.errors", "gfs2py.units", "gfs2py.options")
 # The one module that knows the lock manager.
 DLM_USER = "gfs2py.lock_dlm"
 PROJECT = ("gfs2py", "dlm", "cman", "rhcs_tools", "lab", "rgmanager", "lvs", "luci")

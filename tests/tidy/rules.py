@@ -228,6 +228,9 @@ def pyx_public_names(text: str) -> set[str]:
         if found := re.match(r"(cdef\s+)?class\s+(\w+)", line):
             owner, visible = found.group(2), not found.group(2).startswith("_")
             names.add(owner)
+        elif found := re.match(r"cpdef\s+enum\s+(\w+)", line):
+            owner = ""
+            names.add(found.group(1))
         elif found := re.match(r"(?:async\s+)?(?:def|cpdef\b[^=(]*?)\s*(\w+)\s*\(", line):
             owner = ""
             names.add(found.group(1))
