@@ -224,17 +224,15 @@ def public_names(tree: ast.Module | ast.ClassDef) -> set[str]:
 def pyx_public_names(text: str) -> set[str]:
     """Names of functions, classes and methods that Python sees of a compiled module."""
     names, owner, visible = set(), "", False
+    function = r"(?:async\s+)?(?:def|cpdef\b[^=(]*?)\s+(?=\w+\s*\()"
     for line in text.splitlines():
         if found := re.match(r"(cdef\s+)?class\s+(\w+)", line):
             owner, visible = found.group(2), not found.group(2).startswith("_")
             names.add(owner)
-        elif found := re.match(r"cpdef\s+enum\s+(\w+)", line):
+        elif found := re.match(rf"(?:cpdef\s+enum\s+(?=\w+:)|{function})(\w+)", line):
             owner = ""
             names.add(found.group(1))
-        elif found := re.match(r"(?:async\s+)?(?:def|cpdef\b[^=(]*?)\s*(\w+)\s*\(", line):
-            owner = ""
-            names.add(found.group(1))
-        elif found := re.match(r"    (?:async\s+)?(?:def|cpdef\b[^=(]*?)\s*(\w+)\s*\(", line):
+        elif found := re.match(rf"    {function}(\w+)", line):
             if owner and visible:
                 names.add(f"{owner}.{found.group(1)}")
         elif line and not line[0].isspace() and not line.startswith(("#", ")", "@")):
