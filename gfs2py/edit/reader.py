@@ -78,15 +78,20 @@ def pointers(data: bytes) -> list[int]:
 
 
 class Reader:
-    """A file system on a device. Raises DamageError when there is none."""
+    """A file system on a device. Raises DamageError when there is none.
 
-    def __init__(self, dev: ReadDevice) -> None:
+    With `lenient` a damaged superblock will do: its block size counts if it can, else 4096.
+    """
+
+    def __init__(self, dev: ReadDevice, *, lenient: bool = False) -> None:
         self.dev = dev
         if dev.size_bytes < c.SB_BYTE_ADDR + 512:
             raise DamageError("gfs2_sb", "size", "a superblock at 64 KiB", f"{dev.size_bytes} bytes")
         raw = dev.read(c.SB_BYTE_ADDR, 512)
-        self.sb = structs.checked("sb", raw, block=None)
+        self.sb = structs.unpack("sb", raw) if lenient else structs.checked("sb", raw)
         bsize = num(self.sb, "sb_bsize")
+        if lenient and bsize not in c.BLOCK_SIZES:
+            bsize = c.BLOCK_SIZES[-1]
         try:
             self.geo: Geometry = geometry(bsize)
         except ValueError as e:
