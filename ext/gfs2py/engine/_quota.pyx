@@ -628,8 +628,8 @@ cdef int quota_init(opctx* cx) noexcept nogil:
     if err:
         quota_destroy(sd)
     elif sd.flags & SDF_QUOTA_ACCOUNT:
-        sd.quota_change = &quota_change
-        sd.quota_check = &quota_check
+        sd.quota_change = quota_change
+        sd.quota_check = quota_check
     return err
 
 

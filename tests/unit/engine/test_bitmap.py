@@ -22,7 +22,8 @@ def slow_run_end(states: list[int], start: int, end: int, state: int) -> int:
 @st.composite
 def bitmaps(draw: st.DrawFn) -> tuple[bytes, int, int]:
     """A bitmap of long runs with specks in between, and a range of positions in it."""
-    runs = draw(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([1, 2, 3, 4, 31, 32, 33, 100])), max_size=12))
+    run = st.tuples(st.integers(0, 3), st.sampled_from([1, 2, 3, 4, 31, 32, 33, 100]))
+    runs = draw(st.lists(run, max_size=12))
     states = [state for state, length in runs for _ in range(length)]
     states += [draw(st.integers(0, 3))] * (-len(states) % 4)
     bits = bytes(states[i] | states[i + 1] << 2 | states[i + 2] << 4 | states[i + 3] << 6
