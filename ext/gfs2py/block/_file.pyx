@@ -6,7 +6,8 @@ has FUA, otherwise write and flush).
 Batches: sorted, adjacent pieces joined, and if more than one run remains all of them at once through an io_uring.
 Measured (bench/bench_block.py, 2 cores, virtual disk, O_DIRECT): 64 scattered blocks of 4 KiB read 3.5 times and
 written 4 times as fast as one after another, and twice as fast as by 4 threads; a single run gains nothing.
-Where the kernel refuses rings the runs go one after another. Source of behaviour: open(2), pwritev2(2), fallocate(2), linux/fs.h.
+Where the kernel refuses rings the runs go one after another.
+Source of behaviour: open(2), pwritev2(2), fallocate(2), linux/fs.h.
 """
 from libc.errno cimport EAGAIN, EINTR, EINVAL, EIO, ENOMEM, ENOSYS, EOPNOTSUPP, EROFS, errno
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -421,7 +422,7 @@ cdef int probe_align(int fd, uint32_t align, uint64_t size) noexcept nogil:
     return err
 
 
-def queue_fact(st_rdev, fact):
+def _queue_fact(st_rdev, fact):
     """A file of the request queue of a block device in sysfs, stripped; None when there is none."""
     base = f"/sys/dev/block/{os.major(st_rdev)}:{os.minor(st_rdev)}"
     for path in (f"{base}/queue/{fact}", f"{base}/../queue/{fact}"):
@@ -433,7 +434,7 @@ def queue_fact(st_rdev, fact):
     return None
 
 
-def open_fd(path, readonly, direct, exclusive):
+def _open_fd(path, readonly, direct, exclusive):
     """Open a file or block device; returns (fd, stat, is direct). Raises OSError naming the path."""
     st = os.stat(path)
     is_blk = stat_bits.S_ISBLK(st.st_mode)
@@ -485,7 +486,7 @@ cdef class FileDevice(BlockDevice):
         if self.dev.ops != NULL:
             raise RuntimeError("a device is initialised once")
         path = os.fsdecode(path)
-        fd, st, is_direct = open_fd(path, readonly, direct, exclusive)
+        fd, st, is_direct = _open_fd(path, readonly, direct, exclusive)
         f = NULL
         try:
             self.is_block = stat_bits.S_ISBLK(st.st_mode)
@@ -528,9 +529,9 @@ cdef class FileDevice(BlockDevice):
         flags = DEV_RDONLY if readonly else 0
         if not self.is_block:
             return flags | DEV_HAS_DISCARD | (DEV_HAS_FUA if self.direct else 0)
-        if self.direct and queue_fact(st.st_rdev, "fua") == "1":
+        if self.direct and _queue_fact(st.st_rdev, "fua") == "1":
             flags |= DEV_HAS_FUA
-        if queue_fact(st.st_rdev, "discard_max_bytes") not in (None, "0"):
+        if _queue_fact(st.st_rdev, "discard_max_bytes") not in (None, "0"):
             flags |= DEV_HAS_DISCARD
         return flags
 

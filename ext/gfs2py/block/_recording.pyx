@@ -18,7 +18,9 @@ from libc.string cimport memcpy, memset
 from gfs2py.block._device cimport (
     DEV_FUA, DEV_HAS_FLUSH, DEV_HAS_FUA, BlockDevice, bio_seg, blkdev, blkdev_ops, dev_check_range, dev_count,
 )
-from gfs2py.block._memory cimport MemoryDevice, Snapshot, mem_tree, tree_free, tree_init, tree_share, tree_write, tree_zero
+from gfs2py.block._memory cimport (
+    MemoryDevice, Snapshot, mem_tree, tree_free, tree_share, tree_write, tree_zero,
+)
 
 import random
 from typing import NamedTuple

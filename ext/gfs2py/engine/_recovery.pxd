@@ -1,36 +1,13 @@
-"""Journals on the disk: where they lie, their head, replay, and the header that declares them clean.
+"""Replay of a journal, the statfs changes it carries, and the header that declares it clean.
 
-Works on a device and needs no mount: used at mount, for the journals of dead nodes, and by the checker. Every function
-returns 0 or -errno; after -EIO `jd.err.structure` is not NULL if the disk is damaged (rather than failing), and the
-rest of `jd.err` says where and how. Source of behaviour: fs/gfs2/recovery.c, lops.c (gfs2_find_jhead, *_scan_elements).
+Works on a device and needs no mount: used at mount, for the journals of dead nodes, and by the checker. The journal
+itself, its map and its head are _jdesc's; errors are told as there. Source of behaviour: fs/gfs2/recovery.c, lops.c
+(*_scan_elements).
 """
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from gfs2py.block._device cimport blkdev
-from gfs2py.engine._incore cimport extent
-
-cdef struct jerror:
-    uint64_t block                  # of the file system
-    const char* structure           # NULL: no damage noted
-    const char* field
-    uint64_t wanted, found
-
-cdef struct jdesc:                  # one journal
-    blkdev* dev
-    uint32_t bsize
-    uint64_t fs_blocks              # no block number may reach this
-    uint64_t jinode                 # its dinode's address; 0 when made from extents
-    uint32_t nblocks
-    uint32_t n_ext
-    extent* ext                     # by log block, adjacent ones merged
-    jerror err
-
-cdef struct jhead:                  # the newest log header
-    uint64_t sequence
-    uint32_t flags, tail, blkno
-    bint v1                         # no CRC: the fields below mean nothing
-    uint64_t jinode, statfs_addr, quota_addr
-    int64_t local_total, local_free, local_dinodes
-    uint32_t n_headers              # valid headers seen on the way
+from gfs2py.engine._jdesc cimport (
+    jdesc, jerror, jhead, jhead_find, journal_block, journal_close, journal_open, journal_open_map,
+)
 
 cdef struct jstats:
     uint32_t log_blocks             # walked, from the tail to the head
@@ -41,14 +18,6 @@ cdef struct jstats:
     uint32_t stale_rgrps            # resource groups that were newer on the disk than in the journal
     uint64_t read_ns, write_ns
 
-# Reads the journal's dinode and indirect blocks; jd must be closed afterwards whatever is returned.
-cdef int journal_open(jdesc* jd, blkdev* dev, uint32_t bsize, uint64_t fs_blocks, uint64_t addr) noexcept nogil
-# The same from a known map (copied), sorted by lblk without gaps.
-cdef int journal_open_map(jdesc* jd, blkdev* dev, uint32_t bsize, uint64_t fs_blocks, const extent* ext,
-                          uint32_t n_ext) noexcept nogil
-cdef void journal_close(jdesc* jd) noexcept nogil
-cdef uint64_t journal_block(const jdesc* jd, uint32_t lblk) noexcept nogil      # lblk < nblocks
-cdef int jhead_find(jdesc* jd, jhead* head) noexcept nogil
 # Puts in place what lies between head.tail and head.blkno, then flushes. Nothing is written unless all of it is
 # sound. dry_run: only checks and counts.
 cdef int journal_replay(jdesc* jd, const jhead* head, bint dry_run, jstats* st) noexcept nogil

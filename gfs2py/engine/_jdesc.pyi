@@ -1,0 +1,1 @@
+"""Journals on the disk for compiled code; Python uses gfs2py.engine._recovery.Journal."""
