@@ -20,10 +20,11 @@ from contextlib import contextmanager
 from gfs2py.block._device import BlockDevice
 from gfs2py.fsck._check import Checker
 from gfs2py.fsck.kinds import KINDS
-from gfs2py.fsck.report import Report, make_finding
-from gfs2py.fsck.system import check_system
+from gfs2py.fsck.report import Finding, Report, make_finding
+from gfs2py.fsck.system import check_journals, check_system
 
 Progress = Callable[[str, int, int], None]
+OnFinding = Callable[[Finding], None]
 
 RGRPS_PER_STEP = 16
 WAVES_PER_STEP = 8
@@ -31,12 +32,21 @@ INODES_PER_STEP = 1 << 20
 
 
 class _Run:
-    """One check: the checker, its report and the caller's progress function."""
+    """One check: the checker, its report and the caller's functions."""
 
-    def __init__(self, device: BlockDevice, progress: Progress | None) -> None:
+    def __init__(self, device: BlockDevice, progress: Progress | None, on_finding: OnFinding | None) -> None:
         self.ck = Checker(device)
         self.report = Report(device.name)
         self.progress = progress
+        self.on_finding = on_finding
+
+    def collect(self) -> None:
+        """Take over what the passes have found since the last time."""
+        for raw in self.ck.findings(len(self.report.findings)):
+            found = make_finding(raw)
+            self.report.findings.append(found)
+            if self.on_finding is not None:
+                self.on_finding(found)
 
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -47,6 +57,7 @@ class _Run:
             yield
         finally:
             self.report.seconds[name] = self.report.seconds.get(name, 0.0) + time.perf_counter() - start
+        self.collect()
 
     def rgrps(self, name: str, step: Callable[[int, int], None]) -> None:
         """Call `step` for all resource groups, some at a time."""
@@ -80,15 +91,30 @@ class _Run:
                 pass
 
 
-def check(device: BlockDevice, *, progress: Progress | None = None, full_journals: bool = False,
-          quota: bool = True) -> Report:  # fmt: skip
+def check_quick(device: BlockDevice) -> Report:
+    """Only superblock, resource group index and journal heads: what a boot wants to know of a clean disk."""
+    run = _Run(device, None, None)
+    run.report.checked = run.ck.open()
+    if run.report.checked:
+        run.report.counts = run.ck.geometry()
+        check_journals(run.ck, run.report, run.report.counts["master"], full=False)
+    run.collect()
+    run.report.totals = {KINDS[kind].code: n for kind, n in run.ck.totals().items()}
+    return run.report
+
+
+def check(device: BlockDevice, *, progress: Progress | None = None, on_finding: OnFinding | None = None,
+          full_journals: bool = False, quota: bool = False) -> Report:  # fmt: skip
     """Check the file system on a device and report what was found; nothing is written.
 
-    `progress(pass, done, total)` is called at the start of every pass (0, 0) and now and then within it.
+    `progress(pass, done, total)` is called at the start of every pass (0, 0) and now and then within it;
+    `on_finding(finding)` at the end of the pass that found it.
     `full_journals` reads every block of every journal instead of searching for the head.
+    `quota` compares the quota file with what users and groups really have; mounts without quotas do not keep
+    it, so differences are only noted.
     Raises OSError/ValueError for a closed device, MemoryError; damage never raises.
     """
-    run = _Run(device, progress)
+    run = _Run(device, progress, on_finding)
     ck, report = run.ck, run.report
     with run.timed("open"):
         report.checked = ck.open()
@@ -111,6 +137,6 @@ def check(device: BlockDevice, *, progress: Progress | None = None, full_journal
         with run.timed("system"):
             check_system(ck, report, counts, full_journals=full_journals, quota=quota)
         report.counts = counts
-    report.findings = [make_finding(raw) for raw in ck.findings()]
+    run.collect()
     report.totals = {KINDS[kind].code: n for kind, n in ck.totals().items()}
     return report

@@ -37,7 +37,7 @@ cdef void _conflict_finding(fsck* fs, const conflict* c) noexcept nogil:
     if c.n_claims > 1:
         f = report(fs, K_BLOCK_DUPLICATE, c.block, c.owner[0], c.owner[1], c.n_claims)
         if f != NULL:
-            f.aux = c.how[0] | (<uint64_t>c.how[1] << 8) | (<uint64_t>c.how[2] << 16) | (<uint64_t>c.how[3] << 24)
+            f.aux = c.how[0] | <uint64_t>c.how[1] << 8 | <uint64_t>c.how[2] << 16 | <uint64_t>c.how[3] << 24
             finding_name(f, <const char*>&c.owner[2], 16)
 
 
@@ -184,7 +184,7 @@ cdef class Checker:
         return False
 
     def begin_second_walk(self):
-        """From here on load, prepare, walk1, list_dirs and walk2 only look for owners of conflicting blocks."""
+        """From here on load, prepare, walk1, list_dirs and walk2 only look for owners of conflicts."""
         cdef uint64_t i
         self._need(3)
         self.fs.hunting = 1
@@ -290,12 +290,12 @@ cdef class Checker:
 
     # ---- results ----
 
-    def findings(self):
-        """All stored findings: (kind, block, inode, wanted, found, aux, name)."""
+    def findings(self, uint32_t first=0):
+        """The stored findings from the first-th on: (kind, block, inode, wanted, found, aux, name)."""
         cdef uint32_t i
         cdef finding* f
         out = []
-        for i in range(self.fs.n_fnd):
+        for i in range(first, self.fs.n_fnd):
             f = &self.fs.fnd[i]
             out.append((f.kind, f.block, f.inode, f.wanted, f.found, f.aux, f.name[:f.name_len]))
         return out

@@ -84,9 +84,9 @@ cdef int _add_leaf(dirs* ds, uint64_t block, uint64_t prev, uint32_t start, uint
 
 # ---- the hash table ----
 
-cdef int _expand(fsck* fs, walker* w, uint32_t s, uint64_t holder, const uint64_t* p, uint32_t n_ptrs, uint32_t off,
-                 uint64_t* out, uint64_t at, uint64_t n_out, int how) noexcept nogil:
-    """Claim one block's pointers; those for places [at, n_out) of the next level go into `out` (0: not there)."""
+cdef int _expand(fsck* fs, walker* w, uint32_t s, uint64_t holder, const uint64_t* p, uint32_t n_ptrs,
+                 uint32_t off, uint64_t* out, uint64_t at, uint64_t n_out, int how) noexcept nogil:
+    """Claim one block's pointers; those for places [at, n_out) of the next level go into `out` (0: none)."""
     cdef uint32_t i
     cdef uint64_t ptr
     cdef int rc
@@ -117,7 +117,8 @@ cdef void _copy_table(fsck* fs, dirs* ds, dir_ctx* x, const uint64_t* blocks, ui
         for j in range(got):
             if blocks[i + j] == 0 or fs.w_item.ptr[j] == NULL:
                 continue
-            if not check_header(fs, fs.w_item.ptr[j], blocks[i + j], x.addr, GFS2_METATYPE_JD, GFS2_FORMAT_JD):
+            if not check_header(fs, fs.w_item.ptr[j], blocks[i + j], x.addr, GFS2_METATYPE_JD,
+                                GFS2_FORMAT_JD):
                 continue
             part = total - (i + j) * fs.jbsize
             if part > fs.jbsize:
@@ -306,7 +307,8 @@ cdef void _exhash(fsck* fs, walker* w, dirs* ds, dir_ctx* x, uint32_t s, const c
 
 # ---- pass 2 ----
 
-cdef void _one_dir(fsck* fs, walker* w, dirs* ds, uint64_t block, uint64_t index, const char* buf) noexcept nogil:
+cdef void _one_dir(fsck* fs, walker* w, dirs* ds, uint64_t block, uint64_t index,
+                   const char* buf) noexcept nogil:
     cdef const gfs2_dinode* d = <const gfs2_dinode*>buf
     cdef dir_ctx x
     cdef uint32_t s = slot_open(w, block, d)

@@ -54,7 +54,7 @@ cdef uint64_t _second_hash(const char* name, uint32_t n) noexcept nogil:
 
 cdef void _keep_name(dirs* ds, uint32_t start, uint32_t hash, const char* name, uint32_t n,
                      uint64_t block) noexcept nogil:
-    """Remember a name of a chain of leaves; the whole chain is searched for duplicates when it has been read."""
+    """Remember a name of a chain of leaves; when all of it was read it is searched for duplicates."""
     cdef name_record* grown
     cdef uint64_t cap
     if ds.n_names >= MAX_CHAIN_NAMES:
@@ -81,7 +81,8 @@ cdef int _earlier(const char* buf, const uint32_t* offs, uint32_t n, uint32_t of
     for i in range(n):
         b = <const gfs2_dirent*>(buf + offs[i])
         if a.de_hash == b.de_hash and a.de_name_len == b.de_name_len \
-                and memcmp(buf + off + SIZEOF_DIRENT, buf + offs[i] + SIZEOF_DIRENT, be16toh(a.de_name_len)) == 0:
+                and memcmp(buf + off + SIZEOF_DIRENT, buf + offs[i] + SIZEOF_DIRENT,
+                           be16toh(a.de_name_len)) == 0:
             return 1
     return 0
 

@@ -60,12 +60,14 @@ cdef int _duplicate(const char* buf, const uint32_t* offs, uint32_t n, uint32_t 
     for i in range(n):
         b = <const gfs2_ea_header*>(buf + offs[i])
         if a.ea_type == b.ea_type and a.ea_name_len == b.ea_name_len \
-                and memcmp(buf + off + SIZEOF_EA_HEADER, buf + offs[i] + SIZEOF_EA_HEADER, a.ea_name_len) == 0:
+                and memcmp(buf + off + SIZEOF_EA_HEADER, buf + offs[i] + SIZEOF_EA_HEADER,
+                           a.ea_name_len) == 0:
             return 1
     return 0
 
 
-cdef void _record(fsck* fs, walker* w, const item* it, uint64_t inode, const char* buf, uint32_t off) noexcept nogil:
+cdef void _record(fsck* fs, walker* w, const item* it, uint64_t inode, const char* buf,
+                  uint32_t off) noexcept nogil:
     """One record whose length is already known to lie inside the block."""
     cdef const gfs2_ea_header* ea = <const gfs2_ea_header*>(buf + off)
     cdef uint32_t rec = be32toh(ea.ea_rec_len), top

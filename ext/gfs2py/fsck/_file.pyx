@@ -1,4 +1,4 @@
-"""Superblock, file contents and names read straight from the device, for what the checker needs before it walks.
+"""Superblock, file contents and names, read straight from the device: what the checker needs before it walks.
 
 Everything here distrusts what it reads: a broken pointer is an error code, never an access outside a buffer.
 """
@@ -111,7 +111,8 @@ cdef int read_dinode(fsck* fs, uint64_t addr, char* di) noexcept nogil:
     return 0
 
 
-cdef int64_t file_ptrs(fsck* fs, const char* di, uint64_t lblock, uint64_t* out, uint64_t n_max) noexcept nogil:
+cdef int64_t file_ptrs(fsck* fs, const char* di, uint64_t lblock, uint64_t* out,
+                       uint64_t n_max) noexcept nogil:
     """Block pointers of a file from block `lblock` on (0: hole): as many as one last-level block holds.
 
     Returns how many, at least 1 if n_max is, or -errno (a bad indirect block).
@@ -156,7 +157,8 @@ cdef int64_t file_ptrs(fsck* fs, const char* di, uint64_t lblock, uint64_t* out,
     return <int64_t>n
 
 
-cdef int64_t file_read(fsck* fs, const char* di, uint64_t off, char* dst, uint64_t length, uint32_t head) noexcept nogil:
+cdef int64_t file_read(fsck* fs, const char* di, uint64_t off, char* dst, uint64_t length,
+                       uint32_t head) noexcept nogil:
     """Bytes of a file; `head` bytes at the start of each data block are not content (24 for a hash table).
 
     Returns how many were read (short at the end of the file) or -errno.

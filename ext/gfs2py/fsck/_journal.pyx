@@ -1,8 +1,8 @@
 """The log headers of a journal. Source of the rules: fs/gfs2/lops.c gfs2_find_jhead, fs/gfs2/recovery.c,
 gfs2-utils gfs2/libgfs2/recovery.c.
 
-Sequence numbers grow with the position up to the head; after it come the older ones of the round before. A quick
-search halves the range by that rule; a full scan reads every block and counts what does not fit.
+Sequence numbers grow with the position up to the head; after it come the older ones of the round before. A
+quick search halves the range by that rule; a full scan reads every block and counts what does not fit.
 """
 from libc.errno cimport EINVAL, ENOMEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -47,7 +47,7 @@ cdef void _remember(journal_info* out, const char* buf, uint64_t i, uint64_t blo
 
 cdef int64_t _next_header(fsck* fs, journal_info* out, const uint64_t* map, uint64_t i, uint64_t end,
                           char** buf) noexcept nogil:
-    """The first valid header at or after i, before end; -1 if there is none. *buf stays valid until the next read."""
+    """The first valid header at or after i, before end, or -1. *buf stays valid until the next read."""
     cdef uint64_t n, k
     cdef uint32_t got
     while i < end:

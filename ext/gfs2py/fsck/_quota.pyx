@@ -1,6 +1,6 @@
 """The records of a quota_change file. Source: fs/gfs2/quota.c gfs2_quota_init.
 
-The file is an array of blocks with a header of metatype QC and 16-byte records; a record whose change is 0 is free.
+The file is an array of blocks with a header of metatype QC and 16-byte records; one whose change is 0 is free.
 """
 from libc.errno cimport EINVAL, ENOMEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -61,7 +61,8 @@ cdef int64_t scan_quota_changes(fsck* fs, uint64_t addr, const char* name, uint3
             mh = <const gfs2_meta_header*>fs.w_misc.ptr[k]
             mtype = be32toh(mh.mh_type)
             if be32toh(mh.mh_magic) != GFS2_MAGIC or mtype != GFS2_METATYPE_QC:
-                finding_name(report(fs, K_QC_HEADER, map[i + k], addr, GFS2_METATYPE_QC, mtype), name, name_len)
+                finding_name(report(fs, K_QC_HEADER, map[i + k], addr, GFS2_METATYPE_QC, mtype), name,
+                             name_len)
                 continue
             found = _records(fs, fs.w_misc.ptr[k], out, found, n_max)
         i += part

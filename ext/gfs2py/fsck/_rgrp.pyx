@@ -73,7 +73,8 @@ cdef int _mend(fsck* fs, rgrp* rg, uint64_t prev) noexcept nogil:
         return 1
     if prev == 0:
         return _from_header(fs, fs.sb_block + 1, rg)
-    if read_block(fs, prev, buf) == 0 and be32toh(h.rg_skip) and _from_header(fs, prev + be32toh(h.rg_skip), rg):
+    if read_block(fs, prev, buf) == 0 and be32toh(h.rg_skip) \
+            and _from_header(fs, prev + be32toh(h.rg_skip), rg):
         return 1
     if _from_header(fs, prev, &before) and _from_header(fs, before.data0 + before.data, rg):
         return 1
@@ -89,7 +90,8 @@ cdef uint64_t _keep_sound(fsck* fs, const char* di, uint64_t rindex, uint64_t n)
         was = fs.rg[i]
         if not _sane(fs, &was):
             at = rindex
-            if be16toh((<const gfs2_dinode*>di).di_height) and file_ptrs(fs, di, i * 96 // fs.bsize, &at, 1) != 1:
+            if be16toh((<const gfs2_dinode*>di).di_height) \
+                    and file_ptrs(fs, di, i * 96 // fs.bsize, &at, 1) != 1:
                 at = rindex
             f = report(fs, K_RINDEX_ENTRY, at, rindex, 0, was.addr)
             if f != NULL:
@@ -245,7 +247,7 @@ cdef int _take_bits(rgrp* rg, chunk* c, const uint8_t* bits) noexcept nogil:
 
 
 cdef void _check_header(fsck* fs, uint64_t i, const gfs2_rgrp* h) noexcept nogil:
-    """The group's header against the index. Fields younger kernels added may be zero on an old file system."""
+    """The group's header against the index. Fields that younger kernels added may be zero."""
     cdef rgrp* rg = &fs.rg[i]
     cdef uint64_t dist = fs.rg[i + 1].addr - rg.addr if i + 1 < fs.n_rg else 0
     cdef uint32_t skip = be32toh(h.rg_skip)

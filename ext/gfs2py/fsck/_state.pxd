@@ -1,4 +1,4 @@
-"""The checker's state: geometry, resource groups with their bitmaps, the inode table, findings, and the reader.
+"""The checker's state: geometry, resource groups and bitmaps, the inode table, findings, the reader.
 
 The block map is the image's own bitmap, loaded block by block (an all-free bitmap block is not held at all).
 The walk *consumes* it: a referenced block goes from USED to FREE. What is still USED at the end has no owner;
@@ -246,9 +246,11 @@ cdef int fsck_init(fsck* fs, blkdev* dev) noexcept nogil
 cdef void fsck_free(fsck* fs) noexcept nogil
 cdef int wave_init(wave* w, uint32_t max_blocks, uint64_t raw_bytes) noexcept nogil
 cdef void wave_free(wave* w) noexcept nogil
-cdef uint32_t wave_read(fsck* fs, wave* w, const uint64_t* blocks, uint32_t stride, uint32_t n) noexcept nogil
+cdef uint32_t wave_read(fsck* fs, wave* w, const uint64_t* blocks, uint32_t stride,
+                        uint32_t n) noexcept nogil
 cdef int read_block(fsck* fs, uint64_t block, void* buf) noexcept nogil
-cdef finding* report(fsck* fs, Kind kind, uint64_t block, uint64_t inode, uint64_t wanted, uint64_t found) noexcept nogil
+cdef finding* report(fsck* fs, Kind kind, uint64_t block, uint64_t inode, uint64_t wanted,
+                     uint64_t found) noexcept nogil
 cdef void finding_name(finding* f, const char* name, uint64_t length) noexcept nogil
 cdef rgrp* find_rgrp(fsck* fs, uint64_t block) noexcept nogil
 cdef chunk* find_chunk(fsck* fs, uint64_t block, uint32_t* bit) noexcept nogil

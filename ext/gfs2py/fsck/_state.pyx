@@ -1,4 +1,4 @@
-"""The checker's state (see _state.pxd): memory, the batched reader, findings, the conflict and inode tables."""
+"""The checker's state (see _state.pxd): memory, the batched reader, findings, conflicts, the inode table."""
 from libc.errno cimport EINVAL, EIO, ENOMEM
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -74,7 +74,7 @@ cdef int _read_range(fsck* fs, uint64_t off, void* buf, uint64_t length) noexcep
 
 
 cdef int read_block(fsck* fs, uint64_t block, void* buf) noexcept nogil:
-    """One block into `buf` (of any alignment, bsize bytes). 0, -EINVAL beyond the device, or the device's error."""
+    """One block into `buf` (bsize bytes). 0, -EINVAL beyond the device, or the device's error."""
     cdef uint64_t off, base, length, a = fs.dev.align
     cdef int rc
     if block >= fs.dev_blocks:
@@ -92,7 +92,8 @@ cdef int read_block(fsck* fs, uint64_t block, void* buf) noexcept nogil:
     return 0
 
 
-cdef void _reread(fsck* fs, wave* w, const char* blocks, uint32_t stride, uint32_t n, uint32_t seg) noexcept nogil:
+cdef void _reread(fsck* fs, wave* w, const char* blocks, uint32_t stride, uint32_t n,
+                  uint32_t seg) noexcept nogil:
     """A request failed: read its blocks one by one, so that only the bad ones are lost."""
     cdef uint32_t i
     cdef uint64_t block, last = <uint64_t>-1
@@ -113,7 +114,8 @@ cdef void _reread(fsck* fs, wave* w, const char* blocks, uint32_t stride, uint32
         last_ptr = w.ptr[i]
 
 
-cdef uint32_t wave_read(fsck* fs, wave* w, const uint64_t* blocks, uint32_t stride, uint32_t n) noexcept nogil:
+cdef uint32_t wave_read(fsck* fs, wave* w, const uint64_t* blocks, uint32_t stride,
+                        uint32_t n) noexcept nogil:
     """Read a sorted list of blocks, `stride` bytes from one number to the next, as far as one wave goes.
 
     Returns how many were dealt with (at least 1 if n is); w.ptr[i] is where the i-th lies, NULL after an error.
@@ -170,7 +172,8 @@ cdef uint32_t wave_read(fsck* fs, wave* w, const uint64_t* blocks, uint32_t stri
 
 # ---- findings ----
 
-cdef finding* report(fsck* fs, Kind kind, uint64_t block, uint64_t inode, uint64_t wanted, uint64_t found) noexcept nogil:
+cdef finding* report(fsck* fs, Kind kind, uint64_t block, uint64_t inode, uint64_t wanted,
+                     uint64_t found) noexcept nogil:
     """Note a finding. The result can be given a name and `aux`; NULL when it was only counted."""
     cdef finding* f
     cdef finding* grown

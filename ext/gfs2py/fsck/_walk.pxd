@@ -1,7 +1,7 @@
 """The walk over inodes and what hangs on them, in waves: many blocks sorted and read at once, then looked at.
 
-Work to do is a stack of items (a metadata block to read, whose inode it is); a wave takes the topmost ones of one
-level. A block enters the stack only by a successful claim, so a walk ends, whatever the pointers say.
+Work to do is a stack of items (a metadata block to read, whose inode it is); a wave takes the topmost ones
+of one level. A block enters the stack only by a successful claim, so a walk ends, whatever the pointers say.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from gfs2py.fsck._state cimport chunk, claim, find_chunk, fsck
@@ -45,13 +45,15 @@ cdef struct cursor:             # a place among the inodes of the map
 
 cdef int walker_init(walker* w) noexcept nogil
 cdef void walker_free(walker* w) noexcept nogil
-cdef uint32_t next_inodes(fsck* fs, cursor* c, uint64_t rg_end, uint64_t* blocks, uint64_t* first, uint32_t n_max) noexcept nogil
+cdef uint32_t next_inodes(fsck* fs, cursor* c, uint64_t rg_end, uint64_t* blocks, uint64_t* first,
+                          uint32_t n_max) noexcept nogil
 cdef void push(walker* w, uint64_t block, uint64_t parent, uint32_t slot, int kind, int level) noexcept nogil
 cdef uint32_t slot_open(walker* w, uint64_t addr, const gfs2_dinode* d) noexcept nogil
 cdef void start_eattr(fsck* fs, walker* w, uint32_t slot, const gfs2_dinode* d) noexcept nogil
 cdef void drain(fsck* fs, walker* w) noexcept nogil
 cdef void finish_slots(fsck* fs, walker* w) noexcept nogil
-cdef int check_header(fsck* fs, const char* buf, uint64_t block, uint64_t inode, uint32_t mtype, uint32_t fmt) noexcept nogil
+cdef int check_header(fsck* fs, const char* buf, uint64_t block, uint64_t inode, uint32_t mtype,
+                      uint32_t fmt) noexcept nogil
 cdef int pass1(fsck* fs, walker* w, uint64_t first, uint64_t n) noexcept nogil
 
 cdef inline int take(fsck* fs, walker* w, uint64_t block, uint64_t owner, int how) noexcept nogil:

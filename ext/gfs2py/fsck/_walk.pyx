@@ -199,8 +199,9 @@ cdef int _type_of(uint32_t mode) noexcept nogil:
 cdef void _check_dir_fields(fsck* fs, uint64_t block, const gfs2_dinode* d) noexcept nogil:
     cdef uint32_t depth = be16toh(d.di_depth), least = 0
     cdef uint64_t size = be64toh(d.di_size), stuffed = fs.bsize - SIZEOF_DINODE
-    if be32toh(d.di_payload_format) != GFS2_FORMAT_DE:
-        report(fs, K_DI_PAYLOAD, block, block, GFS2_FORMAT_DE, be32toh(d.di_payload_format))
+    cdef uint32_t payload = 0 if be32toh(d.di_flags) & GFS2_DIF_EXHASH else GFS2_FORMAT_DE
+    if be32toh(d.di_payload_format) != payload and be32toh(d.di_payload_format) != GFS2_FORMAT_DE:
+        report(fs, K_DI_PAYLOAD, block, block, payload, be32toh(d.di_payload_format))
     if not (be32toh(d.di_flags) & GFS2_DIF_EXHASH):
         if be16toh(d.di_height) != 0:
             report(fs, K_DI_HEIGHT, block, block, 0, be16toh(d.di_height))
@@ -219,7 +220,8 @@ cdef void _check_dir_fields(fsck* fs, uint64_t block, const gfs2_dinode* d) noex
         report(fs, K_DI_HEIGHT, block, block, 1, 0)
 
 
-cdef void _check_size(fsck* fs, uint64_t block, const gfs2_dinode* d, const char* buf, int kind) noexcept nogil:
+cdef void _check_size(fsck* fs, uint64_t block, const gfs2_dinode* d, const char* buf,
+                      int kind) noexcept nogil:
     """Size and height of anything that is no directory."""
     cdef uint64_t size = be64toh(d.di_size), stuffed = fs.bsize - SIZEOF_DINODE
     cdef uint32_t height = be16toh(d.di_height)
@@ -276,7 +278,8 @@ cdef void _check_common(fsck* fs, uint64_t block, const gfs2_dinode* d) noexcept
     _check_nsec(fs, block, d)
 
 
-cdef void _inode(fsck* fs, walker* w, uint64_t block, uint64_t index, const char* buf) noexcept nogil:
+cdef void _inode(fsck* fs, walker* w, uint64_t block, uint64_t index,
+                 const char* buf) noexcept nogil:
     """Check one dinode, put it into the table, and start on its tree unless it is a directory."""
     cdef const gfs2_dinode* d = <const gfs2_dinode*>buf
     cdef int kind, unlinked = 1 if block_state(fs, block) == 2 else 0
