@@ -122,6 +122,9 @@ cdef session* new_session(int fd) noexcept nogil:
     pthread_mutex_init(&se.mutex, NULL)
     pthread_cond_init(&se.run_cond, NULL)
     pthread_cond_init(&se.state_cond, NULL)
+    pthread_cond_init(&se.standby_cond, NULL)
+    pthread_cond_init(&se.sentinel_cond, NULL)
+    se.target = 1
     pthread_mutex_init(&se.nq_mutex, NULL)
     pthread_cond_init(&se.nq_cond, NULL)
     pthread_cond_init(&se.nq_idle, NULL)
@@ -166,6 +169,7 @@ cdef class Session:
         self.se.max_background = 64
         self.se.congestion = 48
         self.se.max_workers = threads or max(4, 2 * (os.cpu_count() or 1) + 2)
+        self.se.n_cpus = os.cpu_count() or 1
         self.se.max_runners = min(8, self.se.max_workers)
 
     def start(self):
@@ -323,7 +327,8 @@ cdef class Session:
         for i in range(MAX_THREADS):
             if self.se.workers[i] != NULL:
                 reply_errors += self.se.workers[i].reply_errors
-        return {"workers": self.se.n_workers, "runners": self.se.n_runners, "parked": self.se.n_parked,
+        return {"workers": self.se.n_workers, "runners": self.se.n_runners, "readers": self.se.n_active,
+                "readers_wanted": self.se.target, "stalls": self.se.n_stalls, "parked": self.se.n_parked,
                 "parks": self.se.n_parks, "interrupts": self.se.n_interrupts, "malformed": self.se.n_malformed,
                 "reply_errors": reply_errors, "locks": locks, "lock_waiters": waiters,
                 "notifications": self.se.n_notices, "notification_errors": self.se.n_notice_errors,

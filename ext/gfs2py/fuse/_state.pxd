@@ -1,8 +1,8 @@
 """What the threads of a session share: workers, parked requests, counters, the notification queue.
 
 Threads: workers read requests from clones of /dev/fuse, run them and write the answer; runners serve parked requests
-that may go on; notifiers write notifications. None of them touches Python. On the path of a request only `idle` is
-shared between workers (two atomic adds); `mutex` guards parking, interrupts and the start of threads.
+that may go on; notifiers write notifications; the sentinel decides how many workers read. None touches Python. A request
+takes no lock of the session; `mutex` guards parking, interrupts and the coming and going of threads.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -61,6 +61,7 @@ cdef struct worker:
     int index
     bint runner
     bint joined
+    bint blocking               # it said that it may wait long: it does not count as a reader meanwhile
     uint8_t* area               # the mapping of both buffers
     size_t area_len
     uint8_t* inbuf
@@ -68,6 +69,7 @@ cdef struct worker:
     uint8_t* out
     uint32_t out_cap
     uint64_t current            # unique of the request in hand, 0 when none
+    uint64_t served             # requests taken so far
     uint64_t started_ns         # when it was taken
     uint64_t intr               # unique of an INTERRUPT seen while that request was in hand
     uint64_t early              # unparked before it was put away
@@ -100,7 +102,17 @@ cdef struct session:
     size_t buf_len              # payload room of each worker
     int state, stopping, destroy    # destroy: 0, 1 draining and waiting for Python, 2 answer
     int destroyed               # ops.destroy was called
-    int n_workers, max_workers, n_runners, max_runners, live, idle
+    int n_workers, max_workers, n_runners, max_runners, live
+    int n_active                # workers that read requests or serve one, without those that said they block
+    int target                  # how many of them there shall be; more go to stand by
+    int n_standby, tickets      # waiting on standby_cond; how many of them may go
+    int n_cpus
+    uint64_t n_stalls           # times that all readers were found busy for long
+    pthread_t sentinel
+    bint has_sentinel
+    int sentinel_asleep
+    pthread_cond_t standby_cond
+    pthread_cond_t sentinel_cond
     pthread_mutex_t mutex
     pthread_cond_t run_cond     # runners wait for runnable
     pthread_cond_t state_cond

@@ -9,6 +9,11 @@ cdef extern from *:
     static inline int fz_add(int *p, int v) { return __atomic_add_fetch(p, v, __ATOMIC_ACQ_REL); }
     static inline uint64_t fz_load64(uint64_t *p) { return __atomic_load_n(p, __ATOMIC_ACQUIRE); }
     static inline void fz_store64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_RELEASE); }
+    static inline void fz_order64(uint64_t *p, uint64_t v) { __atomic_store_n(p, v, __ATOMIC_SEQ_CST); }
+    static inline void fz_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+    static __thread void *fz_self;
+    static inline void *fz_get_self(void) { return fz_self; }
+    static inline void fz_set_self(void *p) { fz_self = p; }
     /* One writer per counter: a relaxed load and store, no locked instruction. */
     static inline void fz_bump(uint64_t *p, uint64_t v)
     { __atomic_store_n(p, __atomic_load_n(p, __ATOMIC_RELAXED) + v, __ATOMIC_RELAXED); }
@@ -19,6 +24,10 @@ cdef extern from *:
     int fz_add(int* p, int v) noexcept nogil
     uint64_t fz_load64(uint64_t* p) noexcept nogil
     void fz_store64(uint64_t* p, uint64_t v) noexcept nogil
+    void fz_order64(uint64_t* p, uint64_t v) noexcept nogil     # sequentially consistent
+    void fz_fence() noexcept nogil
+    void* fz_get_self() noexcept nogil      # a pointer of this thread and this module
+    void fz_set_self(void* p) noexcept nogil
     void fz_bump(uint64_t* p, uint64_t v) noexcept nogil
     int fz_log2(uint64_t v) noexcept nogil
 

@@ -15,3 +15,7 @@ cdef void session_unpark(session* se, uint64_t unique) noexcept nogil
 # Run everything parked again, as interrupted when `interrupted`. Returns how many.
 cdef int session_unpark_all(session* se, bint interrupted) noexcept nogil
 cdef void wake_request(void* se, uint64_t unique) noexcept nogil
+# A worker's request is about to wait long (a disk flush, a full journal) / has done so: another worker reads meanwhile.
+# No-ops in other threads. Pairs do not nest.
+cdef void worker_blocks() noexcept nogil
+cdef void worker_unblocks() noexcept nogil
