@@ -193,6 +193,17 @@ cdef class SpaceLab:
             raise ValueError("no such owner, or closed")
         return &self.owners[owner]
 
+    def become(self, Py_ssize_t owner, uint32_t uid, uint32_t gid):
+        """Changes an owner's ids without moving its charge."""
+        cdef inode* ip = self._ip(owner)
+        ip.uid = uid
+        ip.gid = gid
+
+    @property
+    def addresses(self):
+        """Dinodes of journal, master statfs file and local statfs file, as recovery wants them."""
+        return self.sd.log.jinode, self.sd.statfs_ip.no_addr, self.sd.sc_ip.no_addr
+
     def reservation(self, Py_ssize_t owner):
         """(first block, length) of the run reserved for it, or None."""
         cdef inode* ip = self._ip(owner)

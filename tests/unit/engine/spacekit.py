@@ -1,4 +1,4 @@
-"""What the tests of the space code share: formatted devices in memory, and reading groups back from the disk."""
+"""What the tests of the space code share: formatted devices in memory, groups read back from the disk."""
 
 from __future__ import annotations
 

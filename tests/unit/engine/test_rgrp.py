@@ -1,6 +1,7 @@
 """Resource groups: reading the index, allocating, freeing, waiting for the commit, reserving."""
 
 import errno
+import itertools
 import random
 import struct
 
@@ -77,7 +78,7 @@ def test_a_growing_file_stays_in_one_piece_next_to_another_one() -> None:
             for owner in (a, b):
                 got[owner] += blocks_of(lab.alloc(owner, 4))
         for blocks in got.values():
-            pieces = 1 + sum(y != x + 1 for x, y in zip(blocks, blocks[1:], strict=False))
+            pieces = 1 + sum(y != x + 1 for x, y in itertools.pairwise(blocks))
             assert pieces <= 12, "reservations grow with the file"
         assert lab.reservation(a) is not None
         lab.drop_reservation(a)
@@ -201,15 +202,14 @@ def test_states_that_do_not_fit_withdraw(wrong: str) -> None:
     blk = lab.alloc(lab.owner(FILE), 8)[0][0]
     dinode = lab.alloc(lab.owner(DIRECTORY), 1, dinode=True)[0][0]
     lab.free(blk, 4)
+    act = {
+        "free twice": lambda: lab.free(blk, 8),
+        "free a dinode": lambda: lab.free(dinode, 1),
+        "unlink data": lambda: lab.unlink_dinode(blk + 5),
+        "free a linked dinode": lambda: lab.free_dinode(dinode),
+    }[wrong]
     with pytest.raises(OSError, match="state of a") as broken:
-        if wrong == "free twice":
-            lab.free(blk, 8)
-        elif wrong == "free a dinode":
-            lab.free(dinode, 1)
-        elif wrong == "unlink data":
-            lab.unlink_dinode(blk + 5)
-        else:
-            lab.free_dinode(dinode)
+        act()
     assert code(broken) == "EIO"
     with pytest.raises(OSError):
         lab.alloc(lab.owner(FILE), 1)
@@ -253,7 +253,7 @@ def test_only_a_bounded_number_of_bitmaps_is_held() -> None:
         assert 1 <= sum(g["held"] for g in groups) <= 32
 
 
-# ---- damage ---------------------------------------------------------------------------------------------------------
+# ---- damage
 
 RINDEX_DAMAGE = {
     "overlap": (1, 0, ">Q", lambda v: v - 5),
@@ -295,8 +295,11 @@ def find_bytes(dev: MemoryDevice, what: bytes) -> int:
     return places[0]
 
 
-@pytest.mark.parametrize(("offset", "what"), [(28, "rg_free"), (32, "rg_dinodes"), (48, "rg_data0"), (56, "rg_data"),
-                                              (60, "rg_bitbytes"), (4, "mh_type"), (200, "rg_free")])
+GROUP_DAMAGE = [(28, "rg_free"), (32, "rg_dinodes"), (48, "rg_data0"), (56, "rg_data"), (60, "rg_bitbytes"),
+                (4, "mh_type"), (200, "rg_free")]
+
+
+@pytest.mark.parametrize(("offset", "what"), GROUP_DAMAGE)
 def test_a_damaged_group_withdraws_when_it_is_locked(offset: int, what: str) -> None:
     dev = fresh()
     addr = lab_groups(dev)[2]["addr"]
@@ -311,7 +314,7 @@ def test_a_damaged_group_withdraws_when_it_is_locked(offset: int, what: str) -> 
     lab.close(crash=True)
 
 
-# ---- a model --------------------------------------------------------------------------------------------------------
+# ---- a model
 
 @pytest.mark.parametrize(("bsize", "size_mib"), [(512, 64), (4096, 256)])
 def test_a_thousand_random_steps_against_a_model(bsize: int, size_mib: int, rng: random.Random) -> None:

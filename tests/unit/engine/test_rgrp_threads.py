@@ -10,7 +10,8 @@ from gfs2py.engine._spacelab import SpaceLab
 THREADS = 6
 
 
-def worker(lab: SpaceLab, seed: int, start: threading.Barrier, result: list[set[int]], errors: list[Exception]) -> None:
+def worker(lab: SpaceLab, seed: int, start: threading.Barrier, result: list[set[int]],
+           errors: list[Exception]) -> None:
     rng = random.Random(seed)
     owners = [lab.owner(FILE) for _ in range(3)]
     mine: list[tuple[int, int]] = []
