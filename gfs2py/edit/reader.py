@@ -87,7 +87,7 @@ class Reader:
         self.dev = dev
         if dev.size_bytes < c.SB_BYTE_ADDR + 512:
             raise DamageError("gfs2_sb", "size", "a superblock at 64 KiB", f"{dev.size_bytes} bytes")
-        raw = dev.read(c.SB_BYTE_ADDR, 512)
+        self.sb_raw = raw = dev.read(c.SB_BYTE_ADDR, 512)
         self.sb = structs.unpack("sb", raw) if lenient else structs.checked("sb", raw)
         bsize = num(self.sb, "sb_bsize")
         if lenient and bsize not in c.BLOCK_SIZES:
@@ -98,6 +98,10 @@ class Reader:
             raise DamageError("gfs2_sb", "sb_bsize", "512..4096", str(bsize)) from e
         self.bsize = bsize
         self.blocks = dev.size_bytes // bsize
+
+    def require_superblock(self) -> None:
+        """What a lenient reader let pass. Raises DamageError."""
+        structs.checked("sb", self.sb_raw, block=self.geo.sb_block)
 
     def block(self, addr: int) -> bytes:
         if not 0 <= addr < self.blocks:

@@ -41,6 +41,7 @@ def rgrp_addrs(reader: Reader) -> list[int]:
 
 def rgrp_target(reader: Reader, text: str) -> Target:
     """Resource group number `text`. Raises UnknownTarget."""
+    reader.require_superblock()
     addrs = rgrp_addrs(reader)
     if not text.isdecimal() or int(text) >= len(addrs):
         raise UnknownTarget(f"there is no resource group {text}; the last one is {len(addrs) - 1}")
@@ -53,12 +54,13 @@ def find_target(reader: Reader, word: str) -> Target:
     if re.fullmatch(r"0[xX][0-9a-fA-F]+|[0-9]+", word):
         block = int(word, 16 if word[:2] in ("0x", "0X") else 10)
         if block >= reader.blocks:
-            raise UnknownTarget(f"block {block} (0x{block:x}) lies behind the end of the device; the last one "
-                                f"is {reader.blocks - 1}")
+            raise UnknownTarget(f"block {block} (0x{block:x}) lies behind the end of the device; the last "
+                                f"one is {reader.blocks - 1}")
         return Target(word, block)
+    if word == "sb":
+        return Target(word, reader.geo.sb_block)
+    reader.require_superblock()
     match word:
-        case "sb":
-            return Target(word, reader.geo.sb_block)
         case "root":
             return Target(word, reader.root_addr, "root")
         case "master":
