@@ -4,6 +4,7 @@ Source of the rules: gfs2-utils gfs2/fsck/main.c check_statfs, pass2.c check_per
 fs/gfs2/super.c and quota.c for what the numbers mean.
 """
 
+import re
 import struct
 
 from gfs2py.fsck._check import Checker
@@ -52,6 +53,9 @@ def check_journals(ck: Checker, report: Report, master: int, *, full: bool) -> N
     di = ck.dinode(jindex)
     if di is not None and di[2] - 2 > n:
         n = min(di[2] - 2, MAX_JOURNALS)
+    for entry in ck.names(jindex):
+        if entry not in (b".", b"..") and not re.fullmatch(rb"journal[0-9]+", entry):
+            ck.add(Kind.K_JINDEX_NAME, jindex, jindex, 0, 0, entry)
     for jid in range(n):
         name = f"journal{jid}"
         addr = ck.lookup(jindex, name.encode())

@@ -41,7 +41,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     p.add_argument("-f", dest="force", action="store_true", help="with -a: check even if it seems clean")
     p.add_argument("-h", action="help", help="display this help, then exit")
     p.add_argument("-n", dest="no", action="store_true", help="check, answer no to all questions of repair")
-    p.add_argument("-q", dest="quiet", action="count", default=0, help="say less; twice: nothing but the status")
+    p.add_argument("-q", dest="quiet", action="count", default=0, help="say less; twice: only the status")
     p.add_argument("-v", dest="verbose", action="count", default=0, help="say more: notes, journals, quotas")
     p.add_argument("-V", dest="version", action="store_true", help="display the version, then exit")
     p.add_argument("-y", dest="yes", action="store_true", help="repair (not there yet: refused if needed)")
@@ -197,7 +197,8 @@ def _verdict(report: Report, args: argparse.Namespace) -> int:
     what = [f"{errors} errors"] if errors else []
     if dirty:
         what.append(f"{dirty} dirty journals (a mount replays them)")
-    print(f"{args.device}: {' and '.join(what)}: repair is not there yet, nothing was changed.", file=sys.stderr)
+    print(f"{args.device}: {' and '.join(what)}: repair is not there yet, nothing was changed.",
+          file=sys.stderr)
     return FSCK_ERROR
 
 

@@ -41,6 +41,23 @@ cdef void _conflict_finding(fsck* fs, const conflict* c) noexcept nogil:
             finding_name(f, <const char*>&c.owner[2], 16)
 
 
+cdef list _names_in(const char* buf, uint32_t off, uint32_t bsize):
+    """The names of one directory block, up to the first record that makes no sense."""
+    cdef const gfs2_dirent* de
+    cdef uint32_t rec, n
+    out = []
+    while off + SIZEOF_DIRENT <= bsize:
+        de = <const gfs2_dirent*>(buf + off)
+        rec = be16toh(de.de_rec_len)
+        n = be16toh(de.de_name_len)
+        if rec < SIZEOF_DIRENT or rec > bsize - off or n > rec - SIZEOF_DIRENT:
+            break
+        if de.de_inum.no_addr:
+            out.append(buf[off + SIZEOF_DIRENT:off + SIZEOF_DIRENT + n])
+        off += rec
+    return out
+
+
 cdef class Checker:
     """One run over a device. Calls must come in the order of gfs2py.fsck.check; others raise RuntimeError.
 
@@ -253,6 +270,27 @@ cdef class Checker:
             return None if got < 0 else buf[:got]
         finally:
             free(buf)
+
+    def names(self, uint64_t addr):
+        """The names in a (small, system) directory, at most 65536; entries behind damage are left out."""
+        cdef char di[MAX_BSIZE]
+        cdef char leaf[MAX_BSIZE]
+        cdef gfs2_dinode* d = <gfs2_dinode*>&di[0]
+        cdef uint64_t ptr, last = 0, i, n
+        self._need(1)
+        if addr == 0 or read_dinode(&self.fs, addr, di):
+            return []
+        if not be32toh(d.di_flags) & GFS2_DIF_EXHASH:
+            return _names_in(di, SIZEOF_DINODE, self.fs.bsize)
+        out = []
+        n = 1 << min(be16toh(d.di_depth), GFS2_DIR_MAX_DEPTH)
+        for i in range(n):
+            if file_read(&self.fs, di, i * 8, <char*>&ptr, 8, SIZEOF_META_HEADER) != 8 or len(out) > 65536:
+                break
+            if be64toh(ptr) != last and read_block(&self.fs, be64toh(ptr), leaf) == 0:
+                out += _names_in(leaf, SIZEOF_LEAF, self.fs.bsize)
+            last = be64toh(ptr)
+        return out
 
     def journal(self, uint64_t addr, bint full):
         """Scan a journal; a dict of what its head says (key 'found' is False without one)."""

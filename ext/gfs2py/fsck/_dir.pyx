@@ -374,7 +374,8 @@ cdef int pass2(fsck* fs, walker* w, dirs* ds, cursor* c, uint32_t n_waves) noexc
 cdef int pass3(fsck* fs, dirs* ds) noexcept nogil:
     """Every directory must lead up to root or master, by its one entry, and its '..' must say the same."""
     cdef uint8_t* mark = <uint8_t*>calloc(ds.n + 1, 1)
-    cdef uint64_t i, k, up, block, verdict
+    cdef uint64_t i, k, block, verdict
+    cdef int have_root = 0, have_master = 0
     cdef dir_entry* d
     if mark == NULL:
         return -ENOMEM
@@ -383,6 +384,8 @@ cdef int pass3(fsck* fs, dirs* ds) noexcept nogil:
         block = inode_block(fs, d.index)
         if block == fs.root or block == fs.master:
             mark[i] = 1
+            have_root |= block == fs.root
+            have_master |= block == fs.master
             if d.dotdot and d.dotdot != i + 1:
                 report(fs, K_DOTDOT_WRONG, block, block, block, inode_block(fs, ds.d[d.dotdot - 1].index))
             if d.parent:
@@ -392,6 +395,10 @@ cdef int pass3(fsck* fs, dirs* ds) noexcept nogil:
         elif d.parent and d.dotdot and d.dotdot != d.parent:
             report(fs, K_DOTDOT_WRONG, block, block, inode_block(fs, ds.d[d.parent - 1].index),
                    inode_block(fs, ds.d[d.dotdot - 1].index))
+    if fs.root and not have_root:
+        report(fs, K_SB_ROOT, fs.sb_block, fs.root, 0, fs.root)
+    if not have_master:
+        report(fs, K_SB_MASTER, fs.sb_block, fs.master, 0, fs.master)
     for i in range(ds.n):
         # Up until something is known: 1 connected, 2 not; 3 is the way just gone.
         k = i

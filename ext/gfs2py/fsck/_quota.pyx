@@ -1,6 +1,6 @@
 """The records of a quota_change file. Source: fs/gfs2/quota.c gfs2_quota_init.
 
-The file is an array of blocks with a header of metatype QC and 16-byte records; one whose change is 0 is free.
+The file is an array of blocks with a header of metatype QC and 16-byte records; a change of 0 is a free one.
 """
 from libc.errno cimport EINVAL, ENOMEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t

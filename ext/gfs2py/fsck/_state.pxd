@@ -269,7 +269,7 @@ cdef inline int chunk_get(const chunk* c, uint32_t bit) noexcept nogil:
     return (c.bits[bit >> 2] >> ((bit & 3) * 2)) & 3
 
 cdef inline int claim(fsck* fs, uint64_t block, uint64_t owner, int how) noexcept nogil:
-    """Take a block for `owner`. 0: the first to do so, go on into it; 1: do not; -1: not a block of the fs."""
+    """Take a block for `owner`. 0: the first to do so, go on into it; 1: do not; -1: no block of the fs."""
     cdef uint32_t bit
     cdef chunk* c = find_chunk(fs, block, &bit)
     cdef int state

@@ -118,7 +118,7 @@ cdef uint32_t wave_read(fsck* fs, wave* w, const uint64_t* blocks, uint32_t stri
                         uint32_t n) noexcept nogil:
     """Read a sorted list of blocks, `stride` bytes from one number to the next, as far as one wave goes.
 
-    Returns how many were dealt with (at least 1 if n is); w.ptr[i] is where the i-th lies, NULL after an error.
+    Returns how many were dealt with (at least 1 if n is); w.ptr[i] is the i-th one, NULL after an error.
     """
     cdef uint64_t a = fs.dev.align, used = 0, block, off, end, grow, seg_end = 0
     cdef uint64_t limit = w.raw_bytes - 65536

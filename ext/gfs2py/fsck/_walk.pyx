@@ -324,7 +324,7 @@ cdef void _inode(fsck* fs, walker* w, uint64_t block, uint64_t index,
 
 cdef uint32_t next_inodes(fsck* fs, cursor* c, uint64_t rg_end, uint64_t* blocks, uint64_t* first,
                           uint32_t n_max) noexcept nogil:
-    """The next inodes of the map in block order, up to `n_max`; *first becomes the table index of blocks[0]."""
+    """The next inodes of the map in block order, up to `n_max`; *first: the table index of blocks[0]."""
     cdef uint32_t n = 0
     cdef uint64_t word
     cdef chunk* ch

@@ -1,0 +1,59 @@
+"""Every damage of the table is found: its kind, its place; and Debian's checker sees it where it can."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from fsck.damages import TABLE, Damage, Patient
+from interop.commands import Commands
+
+from gfs2py.block import MemoryDevice, Snapshot
+from gfs2py.fsck import CODES, check
+
+IDS = [d.name for d in TABLE]
+
+
+def test_table_is_as_long_as_it_must_be() -> None:
+    assert len(TABLE) >= 60
+    assert len({d.code for d in TABLE}) >= 40
+    assert {d.code for d in TABLE} <= set(CODES)
+
+
+@pytest.mark.parametrize("damage", TABLE, ids=IDS)
+def test_found(damage: Damage, kernel_4096: Snapshot) -> None:
+    dev = MemoryDevice.from_snapshot(kernel_4096)
+    place = damage.plant(Patient(dev))
+    report = check(dev, full_journals=True)
+    hits = report.of(damage.code)
+    assert hits, [str(f) for f in report.findings]
+    if place is not None:
+        wanted = place if isinstance(place, set) else {place}
+        assert any(f.block in wanted for f in hits), (wanted, [str(f) for f in hits])
+    info = CODES[damage.code]
+    assert hits[0].severity == info.severity
+    assert report.checked != damage.fatal
+    if info.severity == "error":
+        assert not report.clean
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("damage", [d for d in TABLE if d.debian is True],
+                         ids=[d.name for d in TABLE if d.debian is True])
+def test_debian_agrees(damage: Damage, kernel_4096: Snapshot, tmp_path: Path, commands: Commands) -> None:
+    dev = MemoryDevice.from_snapshot(kernel_4096)
+    damage.plant(Patient(dev))
+    image = tmp_path / "image"
+    dev.save(image)
+    done = commands.debian("fsck.gfs2", "-n", image)
+    assert done.returncode != 0, done.stdout + done.stderr
+
+
+def test_owners_are_named(kernel_4096: Snapshot) -> None:
+    dev = MemoryDevice.from_snapshot(kernel_4096)
+    p = Patient(dev)
+    block = next(p.r.data_blocks(p.ino("sparse/low")))[1]
+    p.ptr(p.ino("sparse/truncated").addr, 232, block)
+    found = check(dev).of("block_duplicate")
+    assert len(found) == 1
+    assert {a for a, _ in found[0].owners} == {p.ino("sparse/low").addr, p.ino("sparse/truncated").addr}
