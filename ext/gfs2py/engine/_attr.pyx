@@ -5,6 +5,7 @@ from gfs2py.engine._data cimport data_writeback
 from gfs2py.engine._incore cimport (SDF_ACL, SDF_NOATIME, SDF_NODIRATIME, SDF_RDONLY, SDF_RELATIME, inode, opctx, sbd)
 from gfs2py.engine._inode cimport inode_dirty, inode_touch
 from gfs2py.engine._log cimport log_ail_flush, trans_begin, trans_end
+from gfs2py.engine._quota cimport quota_chown, quota_chown_check
 from gfs2py.engine._truncate cimport inode_set_size
 from gfs2py.engine._xattr cimport acl_chmod
 from gfs2py.fuse._ops cimport (SA_ATIME, SA_ATIME_NOW, SA_CTIME, SA_GID, SA_KILL_SUIDGID, SA_MODE, SA_MTIME,
@@ -44,15 +45,12 @@ cdef void attr_fill(const inode* ip, fs_attr* out) noexcept nogil:
     out.blksize = ip.sd.bsize
 
 
-cdef int _chown(opctx* cx, inode* ip, uint32_t uid, uint32_t gid) noexcept nogil:
+cdef void _chown(opctx* cx, inode* ip, uint32_t uid, uint32_t gid) noexcept nogil:
     """Within the transaction: the blocks change accounts too."""
-    cdef sbd* sd = cx.sd
-    if sd.quota_change != NULL and (uid != ip.uid or gid != ip.gid):
-        sd.quota_change(cx, -<int64_t>ip.blocks, ip.uid, ip.gid)
-        sd.quota_change(cx, <int64_t>ip.blocks, uid, gid)
+    if cx.sd.quota_change != NULL and (uid != ip.uid or gid != ip.gid):
+        quota_chown(cx, ip, uid, gid)
     ip.uid = uid
     ip.gid = gid
-    return 0
 
 
 cdef void _set_times(opctx* cx, inode* ip, uint32_t valid, const fs_attr* want) noexcept nogil:
@@ -81,8 +79,7 @@ cdef int _check(opctx* cx, inode* ip, uint32_t valid, const fs_attr* want, uint3
         if (ip.mode & S_IFMT) != S_IFREG:
             return -EINVAL
     if (uid != ip.uid or gid != ip.gid) and sd.quota_check != NULL:
-        return sd.quota_check(cx, uid if uid != ip.uid else ~<uint32_t>0, gid if gid != ip.gid else ~<uint32_t>0,
-                              ip.blocks)
+        return quota_chown_check(cx, ip, uid, gid)
     return 0
 
 

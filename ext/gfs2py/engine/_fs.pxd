@@ -1,0 +1,25 @@
+"""A mounted GFS2 as the FUSE session sees it: the state behind the table of operations."""
+from libc.stdint cimport int32_t, uint32_t, uint64_t
+from gfs2py.engine._incore cimport inode, opctx, sbd
+from gfs2py.engine._nodes cimport nodes
+from gfs2py.fuse._ops cimport fs_entry, fs_ops, fs_req
+
+cdef struct gfs2_fs
+
+cdef struct gfs2_fs:
+    sbd* sd
+    nodes nd
+    uint64_t entry_ns, attr_ns      # how long the kernel may believe names and attributes
+    uint32_t open_flags             # FOPEN_* of every open file
+    uint32_t dir_flags
+    int (*shutdown)(gfs2_fs* fs) noexcept nogil     # at the kernel's DESTROY: everything to disk, journal clean
+
+cdef struct handle:                 # an open file or directory
+    inode* ip
+    uint32_t flags
+
+cdef const fs_ops* gfs2_fs_ops() noexcept nogil
+cdef void fs_ctx(opctx* cx, gfs2_fs* fs, fs_req* rq) noexcept nogil
+cdef inline uint64_t node_addr(gfs2_fs* fs, uint64_t nodeid) noexcept nogil:
+    """Node ids are dinode addresses; only the root's is 1 by convention."""
+    return fs.sd.root_addr if nodeid == 1 else nodeid

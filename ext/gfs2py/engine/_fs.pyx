@@ -1,0 +1,573 @@
+"""The table of operations: names and attributes. Operations on open files are in _fsio."""
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memcpy, memset
+from gfs2py.engine._attr cimport atime_due, atime_update, attr_fill, attr_set
+from gfs2py.engine._cache cimport buf_readahead
+from gfs2py.engine._dir cimport dir_read
+from gfs2py.engine._file cimport file_read
+from gfs2py.engine._fs cimport gfs2_fs, handle, node_addr
+from gfs2py.engine._fsio cimport fsio_fill
+from gfs2py.engine._incore cimport LM_ST_EXCLUSIVE, LM_ST_SHARED, SDF_ACL, inode, opctx, sbd
+from gfs2py.engine._inode cimport inode_dirty, inode_get, inode_lock, inode_put, inode_touch, inode_unlock
+from gfs2py.engine._log cimport trans_begin, trans_end
+from gfs2py.engine._namei cimport fs_create, fs_link, fs_lookup, fs_rename, fs_unlink, new_inode
+from gfs2py.engine._nodes cimport (node_delete_later, node_forget, node_looked_up, node_relinked, node_unlinked)
+from gfs2py.engine._sbd cimport ctx_init
+from gfs2py.engine._xattr cimport acl_to_mode, xattr_get, xattr_list, xattr_set
+from gfs2py.fuse._ops cimport fs_attr, fs_dirbuf, fs_entry, fs_open, fs_ops, fs_req
+from gfs2py.ondisk._ondisk cimport GFS2_DIF_IMMUTABLE
+
+cdef extern from "<errno.h>" nogil:
+    int EINVAL, EIO, ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR, EOPNOTSUPP, EPERM, ESTALE, ENODATA
+cdef extern from "<sys/stat.h>" nogil:
+    uint32_t S_IFMT, S_IFDIR, S_IFREG, S_IFLNK, S_IFBLK, S_IFCHR, S_IFIFO, S_IFSOCK, S_ISGID
+
+cdef enum:
+    COLLECT_BYTES = 65536           # names of one readdir round
+    COLLECT_MAX = 1024              # entries of one readdir round
+    SETXATTR_ACL_KILL_SGID = 1      # FUSE_SETXATTR_ACL_KILL_SGID
+
+
+cdef void fs_ctx(opctx* cx, gfs2_fs* fs, fs_req* rq) noexcept nogil:
+    ctx_init(cx, fs.sd, rq.uid, rq.gid)
+    cx.pid = rq.pid
+    cx.umask = rq.umask
+    cx.interrupted = &rq.interrupted
+
+
+cdef int _entry(gfs2_fs* fs, opctx* cx, inode* ip, fs_entry* out) noexcept nogil:
+    """Attributes under a shared lock; the kernel's lookup count goes up by one."""
+    cdef int err = inode_lock(cx, ip, LM_ST_SHARED)
+    if err:
+        return err
+    out.nodeid = 1 if ip.no_addr == fs.sd.root_addr else ip.no_addr
+    out.generation = ip.no_formal_ino
+    out.entry_valid_ns = fs.entry_ns
+    out.attr_valid_ns = fs.attr_ns
+    attr_fill(ip, &out.attr)
+    node_looked_up(&fs.nd, ip.no_addr, ip.nlink == 0)
+    inode_unlock(cx, ip)
+    return 0
+
+
+cdef int do_lookup(void* p, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen, fs_entry* out) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef opctx cx
+    cdef inode* dip = NULL
+    cdef inode* ip = NULL
+    cdef int err
+    fs_ctx(&cx, fs, rq)
+    err = inode_get(fs.sd, node_addr(fs, parent), &dip)
+    if err:
+        return err
+    err = fs_lookup(&cx, dip, name, namelen, &ip)
+    inode_put(dip)
+    if err == 0:
+        err = _entry(fs, &cx, ip, out)
+        inode_put(ip)
+    if err == -ENOENT and fs.entry_ns:
+        # nodeid 0: the kernel remembers that there is nothing of this name.
+        memset(out, 0, sizeof(fs_entry))
+        out.entry_valid_ns = fs.entry_ns
+        return 0
+    return err
+
+
+cdef void do_forget(void* p, uint64_t nodeid, uint64_t n) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    node_forget(&fs.nd, node_addr(fs, nodeid), n)
+
+
+cdef int do_getattr(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, fs_attr* out, uint64_t* valid_ns) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef opctx cx
+    cdef inode* ip = NULL
+    cdef int err
+    fs_ctx(&cx, fs, rq)
+    err = inode_get(fs.sd, node_addr(fs, nodeid), &ip)
+    if err:
+        return err
+    err = inode_lock(&cx, ip, LM_ST_SHARED)
+    if err == 0:
+        attr_fill(ip, out)
+        valid_ns[0] = fs.attr_ns
+        inode_unlock(&cx, ip)
+    inode_put(ip)
+    return err
+
+
+cdef int do_setattr(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint32_t valid, fs_attr* want, fs_attr* out,
+                    uint64_t* valid_ns) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef opctx cx
+    cdef inode* ip = NULL
+    cdef int err
+    fs_ctx(&cx, fs, rq)
+    err = inode_get(fs.sd, node_addr(fs, nodeid), &ip)
+    if err:
+        return err
+    err = inode_lock(&cx, ip, LM_ST_EXCLUSIVE)
+    if err == 0:
+        err = attr_set(&cx, ip, valid, want)
+        attr_fill(ip, out)
+        valid_ns[0] = fs.attr_ns
+        inode_unlock(&cx, ip)
+    inode_put(ip)
+    return err
+
+
+cdef int do_readlink(void* p, fs_req* rq, uint64_t nodeid, char* out, uint32_t size, uint32_t* length) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef opctx cx
+    cdef inode* ip = NULL
+    cdef uint64_t got = 0
+    cdef int err
+    fs_ctx(&cx, fs, rq)
+    err = inode_get(fs.sd, node_addr(fs, nodeid), &ip)
+    if err:
+        return err
+    err = inode_lock(&cx, ip, LM_ST_SHARED)
+    if err == 0:
+        if (ip.mode & S_IFMT) != S_IFLNK:
+            err = -EINVAL
+        else:
+            err = file_read(&cx, ip, 0, size, <uint8_t*>out, &got)
+        inode_unlock(&cx, ip)
+    inode_put(ip)
+    length[0] = <uint32_t>got
+    return err
+
+
+# ---------------------------------------------------------------------------------------------- making and removing
+
+cdef int _new_entry(gfs2_fs* fs, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen, new_inode* want,
+                    fs_entry* out, inode** keep) noexcept nogil:
+    """Makes an inode and fills the reply; with `keep` the reference stays with the caller."""
+    cdef opctx cx
+    cdef inode* dip = NULL
+    cdef inode* ip = NULL
+    cdef int err
+    fs_ctx(&cx, fs, rq)
+    err = inode_get(fs.sd, node_addr(fs, parent), &dip)
+    if err:
+        return err
+    err = fs_create(&cx, dip, name, namelen, want, &ip)
+    inode_put(dip)
+    if err:
+        if ip != NULL:
+            node_delete_later(&fs.nd, ip.no_addr)
+            inode_put(ip)
+        return err
+    err = _entry(fs, &cx, ip, out)
+    if err == 0 and keep != NULL:
+        keep[0] = ip
+    else:
+        inode_put(ip)
+    return err
+
+
+cdef int do_mknod(void* p, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen, uint32_t mode, uint32_t rdev,
+                  fs_entry* out) noexcept nogil:
+    cdef new_inode want
+    cdef uint32_t kind = mode & S_IFMT
+    memset(&want, 0, sizeof(want))
+    want.mode = mode if kind else mode | S_IFREG
+    if kind != 0 and kind not in (S_IFREG, S_IFBLK, S_IFCHR, S_IFIFO, S_IFSOCK):
+        return -EINVAL
+    if kind == S_IFBLK or kind == S_IFCHR:
+        want.major = (rdev & 0xfff00) >> 8
+        want.minor = (rdev & 0xff) | ((rdev >> 12) & 0xfff00)
+    return _new_entry(<gfs2_fs*>p, rq, parent, name, namelen, &want, out, NULL)
+
+
+cdef int do_mkdir(void* p, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen, uint32_t mode,
+                  fs_entry* out) noexcept nogil:
+    cdef new_inode want
+    memset(&want, 0, sizeof(want))
+    want.mode = S_IFDIR | (mode & <uint32_t>0o7777)
+    return _new_entry(<gfs2_fs*>p, rq, parent, name, namelen, &want, out, NULL)
+
+
+cdef int do_symlink(void* p, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen, const char* target,
+                    uint32_t targetlen, fs_entry* out) noexcept nogil:
+    cdef new_inode want
+    memset(&want, 0, sizeof(want))
+    if targetlen == 0:
+        return -ENOENT
+    want.mode = S_IFLNK | <uint32_t>0o777
+    want.target = target
+    want.targetlen = targetlen
+    return _new_entry(<gfs2_fs*>p, rq, parent, name, namelen, &want, out, NULL)
+
+
+cdef int _created(gfs2_fs* fs, inode* ip, uint32_t flags, fs_entry* out, fs_open* fo) noexcept nogil:
+    """The handle of a file just made; takes over the reference."""
+    cdef handle* h = <handle*>calloc(1, sizeof(handle))
+    if h == NULL:
+        node_forget(&fs.nd, ip.no_addr, 1)
+        inode_put(ip)
+        return -ENOMEM
+    h.ip = ip
+    h.flags = flags
+    fo.fh = <uint64_t>h
+    fo.open_flags = fs.open_flags
+    return 0
+
+
+cdef int do_create(void* p, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen, uint32_t mode,
+                   uint32_t flags, fs_entry* out, fs_open* fo) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef new_inode want
+    cdef inode* ip = NULL
+    cdef int err
+    memset(&want, 0, sizeof(want))
+    want.mode = S_IFREG | (mode & <uint32_t>0o7777)
+    err = _new_entry(fs, rq, parent, name, namelen, &want, out, &ip)
+    return err if err else _created(fs, ip, flags, out, fo)
+
+
+cdef int do_tmpfile(void* p, fs_req* rq, uint64_t parent, uint32_t mode, uint32_t flags, fs_entry* out,
+                    fs_open* fo) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef new_inode want
+    cdef inode* ip = NULL
+    cdef int err
+    memset(&want, 0, sizeof(want))
+    want.mode = S_IFREG | (mode & <uint32_t>0o7777)
+    want.unnamed = True
+    err = _new_entry(fs, rq, parent, NULL, 0, &want, out, &ip)
+    return err if err else _created(fs, ip, flags, out, fo)
+
+
+cdef int _remove(void* p, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen, bint rmdir) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef opctx cx
+    cdef inode* dip = NULL
+    cdef uint64_t gone = 0
+    cdef int err
+    fs_ctx(&cx, fs, rq)
+    err = inode_get(fs.sd, node_addr(fs, parent), &dip)
+    if err:
+        return err
+    err = fs_unlink(&cx, dip, name, namelen, rmdir, &gone)
+    inode_put(dip)
+    if gone:
+        node_unlinked(&fs.nd, gone)
+    return err
+
+
+cdef int do_unlink(void* p, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen) noexcept nogil:
+    return _remove(p, rq, parent, name, namelen, False)
+
+
+cdef int do_rmdir(void* p, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen) noexcept nogil:
+    return _remove(p, rq, parent, name, namelen, True)
+
+
+cdef int do_rename(void* p, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen, uint64_t newparent,
+                   const char* newname, uint32_t newnamelen, uint32_t flags) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef opctx cx
+    cdef inode* odip = NULL
+    cdef inode* ndip = NULL
+    cdef uint64_t gone = 0
+    cdef int err
+    fs_ctx(&cx, fs, rq)
+    err = inode_get(fs.sd, node_addr(fs, parent), &odip)
+    if err == 0:
+        err = inode_get(fs.sd, node_addr(fs, newparent), &ndip)
+    if err == 0:
+        err = fs_rename(&cx, odip, name, namelen, ndip, newname, newnamelen, flags, &gone)
+    inode_put(odip)
+    inode_put(ndip)
+    if gone:
+        node_unlinked(&fs.nd, gone)
+    return err
+
+
+cdef int do_link(void* p, fs_req* rq, uint64_t nodeid, uint64_t newparent, const char* name, uint32_t namelen,
+                 fs_entry* out) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef opctx cx
+    cdef inode* ip = NULL
+    cdef inode* dip = NULL
+    cdef int err
+    fs_ctx(&cx, fs, rq)
+    err = inode_get(fs.sd, node_addr(fs, nodeid), &ip)
+    if err == 0:
+        err = inode_get(fs.sd, node_addr(fs, newparent), &dip)
+    if err == 0:
+        err = fs_link(&cx, ip, dip, name, namelen)
+    if err == 0:
+        node_relinked(&fs.nd, ip.no_addr)
+        err = _entry(fs, &cx, ip, out)
+    inode_put(ip)
+    inode_put(dip)
+    return err
+
+
+# ---------------------------------------------------------------------------------------------- reading directories
+
+cdef struct found:                  # one collected entry
+    uint64_t addr, formal, next_off
+    uint32_t at, namelen
+    uint32_t dtype
+
+cdef struct collector:
+    found* list
+    char* names
+    uint32_t n, used
+
+
+cdef int _collect(void* arg, const char* name, uint32_t namelen, uint64_t addr, uint64_t formal, uint16_t dtype,
+                  uint64_t next_off) noexcept nogil:
+    cdef collector* c = <collector*>arg
+    if c.n == COLLECT_MAX or c.used + namelen > COLLECT_BYTES:
+        return 1
+    c.list[c.n].addr = addr
+    c.list[c.n].formal = formal
+    c.list[c.n].next_off = next_off
+    c.list[c.n].at = c.used
+    c.list[c.n].namelen = namelen
+    c.list[c.n].dtype = dtype
+    memcpy(c.names + c.used, name, namelen)
+    c.used += namelen
+    c.n += 1
+    return 0
+
+
+cdef inline bint _is_dot(const char* name, uint32_t n) noexcept nogil:
+    return name[0] == c'.' and (n == 1 or (n == 2 and name[1] == c'.'))
+
+
+cdef int _emit(gfs2_fs* fs, opctx* cx, collector* c, fs_dirbuf* out) noexcept nogil:
+    """Hands the collected entries over until the reply is full, with attributes where wanted."""
+    cdef fs_entry e
+    cdef inode* ip = NULL
+    cdef found* f
+    cdef uint32_t i
+    cdef fs_entry* ep
+    for i in range(c.n):
+        f = &c.list[i]
+        ep = NULL
+        if out.plus and not _is_dot(c.names + f.at, f.namelen):
+            if inode_get(fs.sd, f.addr, &ip) == 0:
+                if _entry(fs, cx, ip, &e) == 0:
+                    ep = &e
+                inode_put(ip)
+        if out.add(out, c.names + f.at, f.namelen, f.addr, f.dtype, f.next_off, ep):
+            if ep != NULL:
+                node_forget(&fs.nd, f.addr, 1)
+            return 1
+    return 0
+
+
+cdef void _ahead(gfs2_fs* fs, collector* c, uint32_t most) noexcept nogil:
+    """The dinodes that READDIRPLUS will want, in parallel."""
+    cdef uint64_t blocks[64]
+    cdef uint32_t i = 0
+    cdef uint32_t n
+    most = min(most, c.n)
+    while i < most:
+        n = 0
+        while i < most and n < 64:
+            blocks[n] = c.list[i].addr
+            n += 1
+            i += 1
+        buf_readahead(fs.sd, blocks, n)
+
+
+cdef int do_readdir(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t off, fs_dirbuf* out) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef opctx cx
+    cdef inode* ip = NULL
+    cdef collector c
+    cdef bint due = False
+    cdef int err
+    fs_ctx(&cx, fs, rq)
+    err = inode_get(fs.sd, node_addr(fs, nodeid), &ip)
+    if err:
+        return err
+    c.n = 0
+    c.used = 0
+    c.list = <found*>malloc(COLLECT_MAX * sizeof(found))
+    c.names = <char*>malloc(COLLECT_BYTES)
+    err = -ENOMEM
+    if c.list != NULL and c.names != NULL:
+        err = inode_lock(&cx, ip, LM_ST_SHARED)
+        if err == 0:
+            err = dir_read(&cx, ip, off, _collect, &c) if (ip.mode & S_IFMT) == S_IFDIR else -ENOTDIR
+            due = off == 0 and atime_due(&cx, ip)
+            inode_unlock(&cx, ip)
+    if err >= 0:
+        err = 0
+        if out.plus:
+            _ahead(fs, &c, 256)
+        _emit(fs, &cx, &c, out)
+    if due and inode_lock(&cx, ip, LM_ST_EXCLUSIVE) == 0:
+        atime_update(&cx, ip)
+        inode_unlock(&cx, ip)
+    free(c.list)
+    free(c.names)
+    inode_put(ip)
+    return err
+
+
+# ---------------------------------------------------------------------------------------------- extended attributes
+
+cdef inline bint _named(const char* name, uint32_t namelen, const char* what, uint32_t n) noexcept nogil:
+    return namelen == n and memcmp(name, what, n) == 0
+
+
+cdef int _set_access_acl(opctx* cx, inode* ip, const char* name, uint32_t namelen, const uint8_t* value, uint32_t size,
+                         uint32_t flags, bint kill_sgid) noexcept nogil:
+    """system.posix_acl_access: the mode follows the ACL, and an ACL that says no more than a mode is not kept."""
+    cdef uint32_t mode = ip.mode
+    cdef bint drop = False
+    cdef int err = acl_to_mode(value, size, &mode, &drop)
+    if err:
+        return err
+    if kill_sgid:
+        mode &= ~S_ISGID
+    if drop:
+        err = xattr_set(cx, ip, name, namelen, NULL, 0, flags)
+    else:
+        err = xattr_set(cx, ip, name, namelen, value, size, flags)
+    if err == -ENODATA and drop:
+        err = 0
+    if err == 0 and mode != ip.mode:
+        err = trans_begin(cx, 1, 0)
+        if err == 0:
+            ip.mode = mode
+            inode_touch(cx, ip, False, True)
+            err = inode_dirty(cx, ip)
+            trans_end(cx)
+    return err
+
+
+cdef int do_setxattr(void* p, fs_req* rq, uint64_t nodeid, const char* name, uint32_t namelen, const uint8_t* value,
+                     uint32_t size, uint32_t flags, uint32_t setxattr_flags) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef opctx cx
+    cdef inode* ip = NULL
+    cdef bint acl = namelen > 17 and memcmp(name, b"system.posix_acl_", 17) == 0
+    cdef int err
+    if acl and not (fs.sd.flags & SDF_ACL):
+        return -EOPNOTSUPP
+    fs_ctx(&cx, fs, rq)
+    err = inode_get(fs.sd, node_addr(fs, nodeid), &ip)
+    if err:
+        return err
+    err = inode_lock(&cx, ip, LM_ST_EXCLUSIVE)
+    if err == 0:
+        if ip.diskflags & GFS2_DIF_IMMUTABLE:
+            err = -EPERM
+        elif _named(name, namelen, b"system.posix_acl_access", 23) and size:
+            err = _set_access_acl(&cx, ip, name, namelen, value, size, flags,
+                                  (setxattr_flags & SETXATTR_ACL_KILL_SGID) != 0)
+        elif acl and size == 0:
+            err = xattr_set(&cx, ip, name, namelen, NULL, 0, 0)
+        else:
+            # A value of no bytes is a value: only a NULL pointer means removal.
+            err = xattr_set(&cx, ip, name, namelen, value if value != NULL else <const uint8_t*>b"", size, flags)
+        inode_unlock(&cx, ip)
+    inode_put(ip)
+    return err
+
+
+cdef int do_getxattr(void* p, fs_req* rq, uint64_t nodeid, const char* name, uint32_t namelen, uint8_t* out,
+                     uint32_t size, uint32_t* length) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef opctx cx
+    cdef inode* ip = NULL
+    cdef int err
+    if namelen > 17 and memcmp(name, b"system.posix_acl_", 17) == 0 and not (fs.sd.flags & SDF_ACL):
+        return -EOPNOTSUPP
+    fs_ctx(&cx, fs, rq)
+    err = inode_get(fs.sd, node_addr(fs, nodeid), &ip)
+    if err:
+        return err
+    err = inode_lock(&cx, ip, LM_ST_SHARED)
+    if err == 0:
+        err = xattr_get(&cx, ip, name, namelen, out, size, length)
+        inode_unlock(&cx, ip)
+    inode_put(ip)
+    return err
+
+
+cdef int do_listxattr(void* p, fs_req* rq, uint64_t nodeid, uint8_t* out, uint32_t size, uint32_t* length) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef opctx cx
+    cdef inode* ip = NULL
+    cdef int err
+    fs_ctx(&cx, fs, rq)
+    err = inode_get(fs.sd, node_addr(fs, nodeid), &ip)
+    if err:
+        return err
+    err = inode_lock(&cx, ip, LM_ST_SHARED)
+    if err == 0:
+        err = xattr_list(&cx, ip, out, size, length)
+        inode_unlock(&cx, ip)
+    inode_put(ip)
+    return err
+
+
+cdef int do_removexattr(void* p, fs_req* rq, uint64_t nodeid, const char* name, uint32_t namelen) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef opctx cx
+    cdef inode* ip = NULL
+    cdef int err
+    fs_ctx(&cx, fs, rq)
+    err = inode_get(fs.sd, node_addr(fs, nodeid), &ip)
+    if err:
+        return err
+    err = inode_lock(&cx, ip, LM_ST_EXCLUSIVE)
+    if err == 0:
+        err = -EPERM if ip.diskflags & GFS2_DIF_IMMUTABLE else xattr_set(&cx, ip, name, namelen, NULL, 0, 0)
+        inode_unlock(&cx, ip)
+    inode_put(ip)
+    return err
+
+
+# ---------------------------------------------------------------------------------------------- the table
+
+cdef fs_ops _table
+
+
+cdef void do_destroy(void* p) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    if fs.shutdown != NULL:
+        fs.shutdown(fs)
+
+
+cdef void _fill_table() noexcept nogil:
+    memset(&_table, 0, sizeof(_table))
+    _table.destroy = do_destroy
+    _table.lookup = do_lookup
+    _table.forget = do_forget
+    _table.getattr = do_getattr
+    _table.setattr = do_setattr
+    _table.readlink = do_readlink
+    _table.mknod = do_mknod
+    _table.mkdir = do_mkdir
+    _table.symlink = do_symlink
+    _table.unlink = do_unlink
+    _table.rmdir = do_rmdir
+    _table.rename = do_rename
+    _table.link = do_link
+    _table.create = do_create
+    _table.tmpfile = do_tmpfile
+    _table.readdir = do_readdir
+    _table.setxattr = do_setxattr
+    _table.getxattr = do_getxattr
+    _table.listxattr = do_listxattr
+    _table.removexattr = do_removexattr
+    fsio_fill(&_table)
+
+
+cdef const fs_ops* gfs2_fs_ops() noexcept nogil:
+    return &_table
+
+
+_fill_table()

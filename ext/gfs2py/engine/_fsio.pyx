@@ -1,0 +1,419 @@
+"""Operations on open files: open, read, write, fsync, fallocate, seeking, copying, chattr, statfs, syncfs."""
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+from gfs2py.engine._attr cimport (atime_due, atime_update, attr_fsflags, attr_kill_priv, attr_set, attr_set_fsflags)
+from gfs2py.engine._bmap cimport bmap_seek
+from gfs2py.engine._file cimport file_copy_range, file_fallocate, file_fsync, file_read, file_write
+from gfs2py.engine._fs cimport fs_ctx, gfs2_fs, handle, node_addr
+from gfs2py.engine._incore cimport LM_ST_EXCLUSIVE, LM_ST_SHARED, inode, opctx, sbd
+from gfs2py.engine._inode cimport inode_get, inode_lock, inode_put, inode_unlock, inodes_lock, inodes_unlock
+from gfs2py.engine._log cimport log_flush
+from gfs2py.engine._rgrp cimport rgrp_fitrim, rs_drop
+from gfs2py.engine._statfs cimport statfs_get
+from gfs2py.engine._truncate cimport inode_set_size
+from gfs2py.fuse._ops cimport SA_SIZE, fs_attr, fs_open, fs_ops, fs_req, fs_statfs
+from gfs2py.ondisk._ondisk cimport (GFS2_DIF_APPENDONLY, GFS2_DIF_IMMUTABLE, GFS2_LFC_SYNC_FS)
+
+cdef extern from "<errno.h>" nogil:
+    int EBADF, EFBIG, EINVAL, EISDIR, ENOMEM, ENOTTY, EPERM, EROFS
+cdef extern from "<fcntl.h>" nogil:
+    uint32_t O_ACCMODE, O_RDONLY, O_TRUNC, O_APPEND
+cdef extern from "<sys/stat.h>" nogil:
+    uint32_t S_IFMT, S_IFDIR, S_IFREG
+cdef extern from "<linux/fs.h>" nogil:
+    uint32_t FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_IOC_FSGETXATTR, FS_IOC_FSSETXATTR, FITRIM
+    uint32_t FS_XFLAG_IMMUTABLE, FS_XFLAG_APPEND, FS_XFLAG_SYNC, FS_XFLAG_NOATIME
+    enum:
+        FS_SYNC_FL, FS_IMMUTABLE_FL, FS_APPEND_FL, FS_NOATIME_FL, FS_JOURNAL_DATA_FL, FS_TOPDIR_FL, FS_INDEX_FL
+cdef enum:
+    WRITE_CACHE = 1, WRITE_KILL_SUIDGID = 4      # FUSE_WRITE_*
+    SEEK_DATA_ = 3, SEEK_HOLE_ = 4
+
+
+cdef int _node(gfs2_fs* fs, uint64_t nodeid, inode** out) noexcept nogil:
+    return inode_get(fs.sd, node_addr(fs, nodeid), out)
+
+
+cdef handle* _new_handle(inode* ip, uint32_t flags) noexcept nogil:
+    """Takes over the caller's reference."""
+    cdef handle* h = <handle*>calloc(1, sizeof(handle))
+    if h != NULL:
+        h.ip = ip
+        h.flags = flags
+    return h
+
+
+cdef int do_open(void* p, fs_req* rq, uint64_t nodeid, uint32_t flags, fs_open* fo) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef opctx cx
+    cdef inode* ip = NULL
+    cdef handle* h
+    cdef bint writes = (flags & O_ACCMODE) != O_RDONLY
+    cdef bint trunc = (flags & O_TRUNC) != 0
+    cdef int err
+    fs_ctx(&cx, fs, rq)
+    err = _node(fs, nodeid, &ip)
+    if err:
+        return err
+    err = inode_lock(&cx, ip, LM_ST_EXCLUSIVE if trunc else LM_ST_SHARED)
+    if err == 0:
+        if writes and ip.diskflags & GFS2_DIF_IMMUTABLE:
+            err = -EPERM
+        elif writes and ip.diskflags & GFS2_DIF_APPENDONLY and (not (flags & O_APPEND) or trunc):
+            err = -EPERM
+        elif trunc and (ip.mode & S_IFMT) == S_IFREG:
+            err = inode_set_size(&cx, ip, 0)
+            ip.data_seq = ip.meta_seq
+        inode_unlock(&cx, ip)
+    h = _new_handle(ip, flags) if err == 0 else NULL
+    if h == NULL:
+        inode_put(ip)
+        return err if err else -ENOMEM
+    fo.fh = <uint64_t>h
+    fo.open_flags = fs.open_flags
+    return 0
+
+
+cdef int do_release(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint32_t flags, uint64_t lock_owner,
+                    bint flock_unlock) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef handle* h = <handle*>fh
+    if h == NULL:
+        return 0
+    if (h.flags & O_ACCMODE) != O_RDONLY:
+        rs_drop(fs.sd, h.ip)
+    inode_put(h.ip)
+    free(h)
+    return 0
+
+
+cdef int do_opendir(void* p, fs_req* rq, uint64_t nodeid, uint32_t flags, fs_open* fo) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef inode* ip = NULL
+    cdef handle* h
+    cdef int err = _node(fs, nodeid, &ip)
+    if err:
+        return err
+    h = _new_handle(ip, flags)
+    if h == NULL:
+        inode_put(ip)
+        return -ENOMEM
+    fo.fh = <uint64_t>h
+    fo.open_flags = fs.dir_flags
+    return 0
+
+
+cdef int do_releasedir(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh) noexcept nogil:
+    cdef handle* h = <handle*>fh
+    if h != NULL:
+        inode_put(h.ip)
+        free(h)
+    return 0
+
+
+cdef inline int _ip_of(gfs2_fs* fs, uint64_t nodeid, uint64_t fh, inode** out) noexcept nogil:
+    """The inode of a handle, or of the node when there is none; *out carries a reference only in the second case."""
+    if fh:
+        out[0] = (<handle*>fh).ip
+        return 0
+    return _node(fs, nodeid, out)
+
+
+cdef inline void _ip_done(uint64_t fh, inode* ip) noexcept nogil:
+    if fh == 0:
+        inode_put(ip)
+
+
+cdef int do_read(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t off, uint32_t size, uint8_t* out,
+                 uint32_t* length) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef opctx cx
+    cdef inode* ip = NULL
+    cdef uint64_t got = 0
+    cdef bint due = False
+    cdef int err
+    fs_ctx(&cx, fs, rq)
+    length[0] = 0
+    err = _ip_of(fs, nodeid, fh, &ip)
+    if err:
+        return err
+    err = inode_lock(&cx, ip, LM_ST_SHARED)
+    if err == 0:
+        if (ip.mode & S_IFMT) == S_IFDIR:
+            err = -EISDIR
+        else:
+            err = file_read(&cx, ip, off, size, out, &got)
+            due = err == 0 and atime_due(&cx, ip)
+        inode_unlock(&cx, ip)
+    if due and inode_lock(&cx, ip, LM_ST_EXCLUSIVE) == 0:
+        atime_update(&cx, ip)       # the data was read: a failure here is not the reader's
+        inode_unlock(&cx, ip)
+    _ip_done(fh, ip)
+    length[0] = <uint32_t>got
+    return err
+
+
+cdef int do_write(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t off, uint32_t size, const uint8_t* src,
+                  uint32_t write_flags, uint32_t open_flags, uint32_t* written) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef opctx cx
+    cdef inode* ip = NULL
+    cdef uint64_t done = 0
+    cdef int err
+    fs_ctx(&cx, fs, rq)
+    written[0] = 0
+    err = _ip_of(fs, nodeid, fh, &ip)
+    if err:
+        return err
+    cx.no_times = (write_flags & WRITE_CACHE) != 0
+    err = inode_lock(&cx, ip, LM_ST_EXCLUSIVE)
+    if err == 0:
+        if (ip.mode & S_IFMT) != S_IFREG:
+            err = -EINVAL
+        if err == 0 and write_flags & WRITE_KILL_SUIDGID:
+            err = attr_kill_priv(&cx, ip)
+        if err == 0 and open_flags & O_APPEND and not (write_flags & WRITE_CACHE):
+            off = ip.size
+        if err == 0:
+            err = file_write(&cx, ip, off, size, src, &done)
+        inode_unlock(&cx, ip)
+    _ip_done(fh, ip)
+    written[0] = <uint32_t>done
+    return err
+
+
+cdef int do_flush(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t lock_owner) noexcept nogil:
+    return 0
+
+
+cdef int do_fsync(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, bint datasync) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef opctx cx
+    cdef inode* ip = NULL
+    cdef int err
+    fs_ctx(&cx, fs, rq)
+    err = _ip_of(fs, nodeid, fh, &ip)
+    if err:
+        return err
+    err = file_fsync(&cx, ip, datasync)
+    _ip_done(fh, ip)
+    return err
+
+
+cdef int do_syncfs(void* p, fs_req* rq) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef int err
+    if not fs.sd.log.live:
+        return 0
+    err = log_flush(fs.sd, 0, GFS2_LFC_SYNC_FS)
+    return err if err else fs.sd.dev.ops.flush(fs.sd.dev)
+
+
+cdef int do_statfs(void* p, fs_req* rq, fs_statfs* out) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef uint64_t total, free_blocks, dinodes
+    statfs_get(fs.sd, &total, &free_blocks, &dinodes)
+    out.bsize = fs.sd.bsize
+    out.frsize = fs.sd.bsize
+    out.namelen = 255
+    out.blocks = total
+    out.bfree = free_blocks
+    out.bavail = free_blocks
+    out.files = dinodes + free_blocks
+    out.ffree = free_blocks
+    return 0
+
+
+cdef int do_fallocate(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint32_t mode, uint64_t off,
+                      uint64_t length) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef opctx cx
+    cdef inode* ip = NULL
+    cdef int err
+    fs_ctx(&cx, fs, rq)
+    err = _ip_of(fs, nodeid, fh, &ip)
+    if err:
+        return err
+    err = inode_lock(&cx, ip, LM_ST_EXCLUSIVE)
+    if err == 0:
+        if ip.diskflags & GFS2_DIF_IMMUTABLE or (ip.diskflags & GFS2_DIF_APPENDONLY and mode & ~<uint32_t>1):
+            err = -EPERM
+        elif (ip.mode & S_IFMT) != S_IFREG:
+            err = -EINVAL
+        else:
+            err = attr_kill_priv(&cx, ip) if cx.uid else 0
+            if err == 0:
+                err = file_fallocate(&cx, ip, mode, off, length)
+        inode_unlock(&cx, ip)
+    _ip_done(fh, ip)
+    return err
+
+
+cdef int do_lseek(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t off, uint32_t whence,
+                  uint64_t* out) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef opctx cx
+    cdef inode* ip = NULL
+    cdef int err
+    fs_ctx(&cx, fs, rq)
+    if whence != SEEK_DATA_ and whence != SEEK_HOLE_:
+        return -EINVAL
+    err = _ip_of(fs, nodeid, fh, &ip)
+    if err:
+        return err
+    err = inode_lock(&cx, ip, LM_ST_SHARED)
+    if err == 0:
+        err = bmap_seek(&cx, ip, off, whence == SEEK_HOLE_, out)
+        inode_unlock(&cx, ip)
+    _ip_done(fh, ip)
+    return err
+
+
+cdef int do_copy(void* p, fs_req* rq, uint64_t node_in, uint64_t fh_in, uint64_t off_in, uint64_t node_out,
+                 uint64_t fh_out, uint64_t off_out, uint64_t length, uint64_t* copied) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef opctx cx
+    cdef inode* both[2]
+    cdef int err
+    fs_ctx(&cx, fs, rq)
+    copied[0] = 0
+    both[0] = NULL
+    both[1] = NULL
+    err = _ip_of(fs, node_in, fh_in, &both[0])
+    if err == 0:
+        err = _ip_of(fs, node_out, fh_out, &both[1])
+    if err == 0:
+        # A bounded piece per call: other requests on these files get their turn, and the caller asks again.
+        length = min(length, <uint64_t>(16 << 20))
+        err = inodes_lock(&cx, both, 2)
+        if err == 0:
+            if both[1].diskflags & (GFS2_DIF_IMMUTABLE | GFS2_DIF_APPENDONLY):
+                err = -EPERM
+            elif (both[0].mode & S_IFMT) != S_IFREG or (both[1].mode & S_IFMT) != S_IFREG:
+                err = -EINVAL
+            else:
+                err = attr_kill_priv(&cx, both[1]) if cx.uid else 0
+            if err == 0:
+                err = file_copy_range(&cx, both[0], off_in, both[1], off_out, length, copied)
+            inodes_unlock(&cx, both, 2)
+    if both[0] != NULL:
+        _ip_done(fh_in, both[0])
+    if both[1] != NULL:
+        _ip_done(fh_out, both[1])
+    return err
+
+
+# ---------------------------------------------------------------------------------------------- ioctl
+
+cdef struct fsxattr_:               # struct fsxattr of the uapi
+    uint32_t xflags, extsize, nextents, projid, cowextsize
+    uint8_t pad[8]
+
+cdef struct trim_range:             # struct fstrim_range
+    uint64_t start, len, minlen
+
+
+cdef int _ioctl_flags(opctx* cx, inode* ip, uint32_t cmd, const uint8_t* inbuf, uint32_t in_size, uint8_t* outbuf,
+                      uint32_t out_size, uint32_t* out_len) noexcept nogil:
+    cdef uint32_t flags
+    cdef fsxattr_ x
+    if cmd == FS_IOC_GETFLAGS:
+        if out_size < 4:
+            return -EINVAL
+        flags = attr_fsflags(ip)
+        memcpy(outbuf, &flags, 4)
+        out_len[0] = 4
+        return 0
+    if cmd == FS_IOC_SETFLAGS:
+        if in_size < 4:
+            return -EINVAL
+        memcpy(&flags, inbuf, 4)
+        return attr_set_fsflags(cx, ip, flags)
+    if cmd == FS_IOC_FSGETXATTR:
+        if out_size < sizeof(fsxattr_):
+            return -EINVAL
+        memset(&x, 0, sizeof(x))
+        flags = attr_fsflags(ip)
+        x.xflags = ((FS_XFLAG_IMMUTABLE if flags & FS_IMMUTABLE_FL else 0) | (FS_XFLAG_APPEND if flags & FS_APPEND_FL else 0)
+                    | (FS_XFLAG_SYNC if flags & FS_SYNC_FL else 0) | (FS_XFLAG_NOATIME if flags & FS_NOATIME_FL else 0))
+        memcpy(outbuf, &x, sizeof(x))
+        out_len[0] = sizeof(x)
+        return 0
+    if in_size < sizeof(fsxattr_):
+        return -EINVAL
+    memcpy(&x, inbuf, sizeof(x))
+    if (x.xflags & ~(FS_XFLAG_IMMUTABLE | FS_XFLAG_APPEND | FS_XFLAG_SYNC | FS_XFLAG_NOATIME)
+            or x.extsize or x.projid or x.cowextsize):
+        return -EINVAL
+    flags = attr_fsflags(ip) & (FS_JOURNAL_DATA_FL | FS_TOPDIR_FL | FS_INDEX_FL)
+    flags |= ((FS_IMMUTABLE_FL if x.xflags & FS_XFLAG_IMMUTABLE else 0) | (FS_APPEND_FL if x.xflags & FS_XFLAG_APPEND else 0)
+              | (FS_SYNC_FL if x.xflags & FS_XFLAG_SYNC else 0) | (FS_NOATIME_FL if x.xflags & FS_XFLAG_NOATIME else 0))
+    return attr_set_fsflags(cx, ip, flags)
+
+
+cdef int _fitrim(gfs2_fs* fs, opctx* cx, const uint8_t* inbuf, uint32_t in_size, uint8_t* outbuf, uint32_t out_size,
+                 uint32_t* out_len) noexcept nogil:
+    cdef trim_range r
+    cdef uint32_t shift = fs.sd.bsize_shift
+    cdef uint64_t trimmed = 0
+    cdef uint64_t end
+    cdef int err
+    if cx.uid:
+        return -EPERM
+    if in_size < sizeof(r) or out_size < sizeof(r):
+        return -EINVAL
+    memcpy(&r, inbuf, sizeof(r))
+    end = fs.sd.fs_blocks if r.len >= (fs.sd.fs_blocks << shift) - min(r.start, fs.sd.fs_blocks << shift) else (r.start + r.len) >> shift
+    if r.start >> shift >= fs.sd.fs_blocks:
+        return -EINVAL
+    err = rgrp_fitrim(cx, r.start >> shift, end, max(<uint64_t>1, r.minlen >> shift), &trimmed)
+    r.len = trimmed << shift
+    memcpy(outbuf, &r, sizeof(r))
+    out_len[0] = sizeof(r)
+    return err
+
+
+cdef int do_ioctl(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint32_t cmd, bint isdir, const uint8_t* inbuf,
+                  uint32_t in_size, uint8_t* outbuf, uint32_t out_size, uint32_t* out_len) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    cdef opctx cx
+    cdef inode* ip = NULL
+    cdef bint sets = cmd == FS_IOC_SETFLAGS or cmd == FS_IOC_FSSETXATTR
+    cdef int err
+    out_len[0] = 0
+    fs_ctx(&cx, fs, rq)
+    if cmd == FITRIM:
+        return _fitrim(fs, &cx, inbuf, in_size, outbuf, out_size, out_len)
+    if not sets and cmd != FS_IOC_GETFLAGS and cmd != FS_IOC_FSGETXATTR:
+        return -ENOTTY
+    err = _node(fs, nodeid, &ip)
+    if err:
+        return err
+    err = inode_lock(&cx, ip, LM_ST_EXCLUSIVE if sets else LM_ST_SHARED)
+    if err == 0:
+        if sets and cx.uid and cx.uid != ip.uid:
+            err = -EPERM
+        else:
+            err = _ioctl_flags(&cx, ip, cmd, inbuf, in_size, outbuf, out_size, out_len)
+        inode_unlock(&cx, ip)
+    inode_put(ip)
+    return err
+
+
+cdef void fsio_fill(fs_ops* t) noexcept nogil:
+    t.open = do_open
+    t.release = do_release
+    t.opendir = do_opendir
+    t.releasedir = do_releasedir
+    t.read = do_read
+    t.write = do_write
+    t.flush = do_flush
+    t.fsync = do_fsync
+    t.fsyncdir = do_fsync
+    t.syncfs = do_syncfs
+    t.statfs = do_statfs
+    t.fallocate = do_fallocate
+    t.lseek = do_lseek
+    t.copy_file_range = do_copy
+    t.ioctl = do_ioctl

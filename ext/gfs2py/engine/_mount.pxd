@@ -1,0 +1,35 @@
+"""Mounting and unmounting: a device becomes a Gfs2, the handle that a FUSE session or a test serves."""
+from gfs2py.block._device cimport BlockDevice
+from gfs2py.engine._fs cimport gfs2_fs
+from gfs2py.engine._incore cimport opctx, sbd
+from gfs2py.engine._quotad cimport quotad
+from gfs2py.engine._recovery cimport jdesc
+from gfs2py.fuse._ops cimport FileSystemHandle
+from libc.stdint cimport uint32_t, uint64_t
+
+cdef struct mounted:                # everything of one mount, at one address for its life
+    sbd sd
+    gfs2_fs f
+    quotad q
+    bint shut
+
+cdef class Gfs2(FileSystemHandle):
+    cdef mounted* m
+    cdef BlockDevice device
+    cdef readonly int jid
+    cdef readonly int journals
+    cdef readonly list recovered    # what replay did, by journal
+    cdef object say
+    # the steps of a mount, in order
+    cdef _caches(self, cache_bytes, uint32_t inodes)
+    cdef _find_journals(self)
+    cdef _choose_journal(self, int jid)
+    cdef _recover_all(self)
+    cdef _recover_one(self, int jid, uint64_t master, uint64_t addr, uint64_t local)
+    cdef _forget_all(self, cache_bytes, uint32_t inodes)
+    cdef _load_system(self)
+    cdef _open_journal(self)
+    cdef _go_live(self, uint32_t commit_ms, uint32_t statfs_s, uint32_t quota_s, bint background)
+    cdef _check(self, int err, what)
+    cdef uint64_t _addr_of(self, where, name) except 0
+    cdef _journal_check(self, int err, int jid, jdesc* jd)

@@ -1,0 +1,539 @@
+"""Mounting and unmounting: superblock, system files, recovery of journals, going live, going away.
+
+Order of a mount: superblock; master directory, jindex, journals (read as they are); recovery of every journal as the
+first mounter; then all that was read is forgotten and read again, for replay may have changed it; rindex, statfs,
+quota; the log; threads. Source of behaviour: fs/gfs2/ops_fstype.c.
+"""
+from libc.errno cimport EBUSY, EINVAL, EIO, ENOENT, ENOMEM, EROFS, EUSERS
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset, strlen
+
+from gfs2py.block._device cimport BlockDevice, dev_alloc, dev_free
+from gfs2py.engine._cache cimport cache_destroy, cache_init
+from gfs2py.engine._data cimport data_writeback
+from gfs2py.engine._dealloc cimport fs_dealloc
+from gfs2py.engine._dir cimport dir_found, dir_search
+from gfs2py.engine._fs cimport gfs2_fs, gfs2_fs_ops
+from gfs2py.engine._incore cimport *
+from gfs2py.engine._inode cimport (icache_destroy, icache_init, inode_get, inode_hold, inode_lock, inode_put,
+                                   inode_unlock)
+from gfs2py.engine._log cimport log_destroy, log_init, log_shutdown, log_start, log_stop
+from gfs2py.engine._nodes cimport (nodes_count, nodes_destroy, nodes_drain, nodes_forget_all, nodes_init, nodes_start,
+                                   nodes_stop)
+from gfs2py.engine._quota cimport quota_destroy, quota_init, quota_sync
+from gfs2py.engine._quotad cimport quotad_start, quotad_stop
+from gfs2py.engine._recovery cimport (jdesc, jhead, jhead_find, journal_close, journal_open, journal_recover, jstats)
+from gfs2py.engine._rgrp cimport rgrps_after_commit, rgrps_at_switch, rgrps_destroy, rgrps_read, rs_drop
+from gfs2py.engine._sbd cimport ctx_init, sd_dead, sd_set_geometry
+from gfs2py.engine._statfs cimport statfs_at_switch, statfs_destroy, statfs_get, statfs_init, statfs_sync
+from gfs2py.engine._sync cimport dl_init, pthread_mutex_destroy, pthread_mutex_init
+from gfs2py.engine._truncate cimport truncate_resume
+from gfs2py.ondisk._ondisk cimport *
+
+import os
+
+from gfs2py.errors import CorruptionError, MountError
+
+cdef enum:
+    FOPEN_KEEP_CACHE = 2, FOPEN_CACHE_DIR = 8
+    NOLOCK_VALID_S = 86400 * 365    # nobody else changes the disk: the kernel may believe us for long
+    CACHE_DEFAULT = 256 << 20
+    INODES_DEFAULT = 65536
+    JOURNALS_MAX = 10000
+
+FLAGS = {
+    "rdonly": SDF_RDONLY, "writeback": SDF_WRITEBACK, "quota_account": SDF_QUOTA_ACCOUNT,
+    "quota_enforce": SDF_QUOTA_ENFORCE, "quota_quiet": SDF_QUOTA_QUIET, "acl": SDF_ACL, "nobarrier": SDF_NOBARRIER,
+    "discard": SDF_DISCARD, "noatime": SDF_NOATIME, "nodiratime": SDF_NODIRATIME, "relatime": SDF_RELATIME,
+    "spectator": SDF_SPECTATOR, "errors_panic": SDF_ERRORS_PANIC, "debug": SDF_DEBUG, "suiddir": SDF_SUIDDIR,
+}
+
+
+# ---------------------------------------------------------------------------------------------- hooks
+
+cdef void _at_switch(sbd* sd, opctx* cx) noexcept nogil:
+    statfs_at_switch(sd, cx)
+    rgrps_at_switch(sd)
+
+
+cdef void _reclaim(opctx* cx, rgrpd* rgd) noexcept nogil:
+    """Space is short: whatever is queued for deletion is waited for."""
+    nodes_drain(&(<mounted*>cx.sd.mnt).f.nd)
+
+
+cdef void _put_inode(inode** p) noexcept nogil:
+    if p[0] != NULL:
+        inode_put(p[0])
+        p[0] = NULL
+
+
+cdef void _put_system(sbd* sd) noexcept nogil:
+    _put_inode(&sd.master)
+    _put_inode(&sd.jindex)
+    _put_inode(&sd.rindex)
+    _put_inode(&sd.statfs_ip)
+    _put_inode(&sd.quota_ip)
+    _put_inode(&sd.sc_ip)
+    _put_inode(&sd.qc_ip)
+
+
+cdef int _shutdown(gfs2_fs* f) noexcept nogil:
+    """Everything to disk and the journal clean; afterwards only freeing is left. Idempotent."""
+    cdef mounted* m = <mounted*>f.sd.mnt
+    cdef sbd* sd = f.sd
+    cdef opctx cx
+    cdef int err = 0
+    if m.shut:
+        return 0
+    m.shut = True
+    quotad_stop(&m.q)
+    if sd.log != NULL and sd.log.live:
+        nodes_forget_all(&f.nd)
+        nodes_drain(&f.nd)
+        ctx_init(&cx, sd, 0, 0)
+        if not sd_dead(sd) and sd.flags & SDF_QUOTA_ACCOUNT:
+            quota_sync(&cx)
+        if not sd_dead(sd):
+            statfs_sync(&cx)
+        err = log_shutdown(sd)
+    nodes_stop(&f.nd)
+    return err
+
+
+# ---------------------------------------------------------------------------------------------- system files
+
+cdef int _find_in(opctx* cx, inode* dip, const char* name, inode** out) noexcept nogil:
+    cdef dir_found found
+    cdef int err = inode_lock(cx, dip, LM_ST_SHARED)
+    if err:
+        return err
+    err = dir_search(cx, dip, name, <uint32_t>strlen(name), &found)
+    inode_unlock(cx, dip)
+    if err == 0:
+        err = inode_get(cx.sd, found.no_addr, out)
+    if err == 0:
+        err = inode_lock(cx, out[0], LM_ST_SHARED)      # reads and checks the dinode
+        if err == 0:
+            inode_unlock(cx, out[0])
+    return err
+
+
+cdef int _load_per_node(opctx* cx, uint32_t jid) noexcept nogil:
+    cdef inode* per_node = NULL
+    cdef char name[32]
+    cdef int err = _find_in(cx, cx.sd.master, b"per_node", &per_node)
+    if err == 0:
+        snprintf(name, 32, b"statfs_change%u", jid)
+        err = _find_in(cx, per_node, name, &cx.sd.sc_ip)
+    if err == 0:
+        snprintf(name, 32, b"quota_change%u", jid)
+        err = _find_in(cx, per_node, name, &cx.sd.qc_ip)
+    _put_inode(&per_node)
+    return err
+
+
+cdef int _read_rindex(opctx* cx) noexcept nogil:
+    cdef int err = inode_lock(cx, cx.sd.rindex, LM_ST_SHARED)
+    if err == 0:
+        err = rgrps_read(cx)
+        inode_unlock(cx, cx.sd.rindex)
+    return err
+
+
+cdef class Gfs2(FileSystemHandle):
+    """A mounted GFS2 (lock_nolock).
+
+    device: an open BlockDevice, kept open by the caller until close(). flags: names of FLAGS. jid: which journal is
+    ours. cache_bytes: the limit of the buffer cache. say: called with one line per step of the mount.
+    Raises MountError (errno EINVAL, EROFS, EUSERS, ENOENT), CorruptionError (EIO), OSError from the device.
+    """
+
+    def __cinit__(self):
+        self.m = <mounted*>calloc(1, sizeof(mounted))
+        if self.m == NULL:
+            raise MemoryError
+        self.jid = -1
+        self.recovered = []
+
+    def __init__(self, BlockDevice device not None, *, flags=(), int jid=0, bint norecovery=False,
+                 cache_bytes=CACHE_DEFAULT, uint32_t inodes=INODES_DEFAULT, uint32_t commit_ms=30000,
+                 uint32_t statfs_s=30, uint32_t quota_s=60, lockproto=None, locktable=None, bint quiet=False,
+                 bint background=True, say=None):
+        cdef sbd* sd = &self.m.sd
+        self.device = device
+        self.say = say or (lambda text: None)
+        sd.dev = &device.dev
+        sd.quiet = quiet
+        sd.mnt = self.m
+        self.m.f.sd = sd
+        for name in flags:
+            sd.flags |= <uint32_t>FLAGS[name]
+        pthread_mutex_init(&sd.err_lock, NULL)
+        pthread_mutex_init(&sd.rg_lock, NULL)
+        pthread_mutex_init(&sd.st_lock, NULL)
+        pthread_mutex_init(&sd.rename_lock, NULL)
+        dl_init(&sd.clone_list, NULL)
+        try:
+            self._read_superblock(lockproto, locktable)
+            self._caches(cache_bytes, inodes)
+            self._find_journals()
+            self._choose_journal(jid)
+            if not norecovery and not sd.flags & SDF_SPECTATOR:
+                self._recover_all()
+                self._forget_all(cache_bytes, inodes)
+            self._load_system()
+            self._go_live(commit_ms, statfs_s, quota_s, background)
+        except BaseException:
+            self._free()
+            raise
+
+    # -- steps of the mount
+
+    def _read_superblock(self, lockproto, locktable):
+        cdef sbd* sd = &self.m.sd
+        cdef gfs2_sb sb
+        name = (<bytes>sd.dev.name).decode(errors="replace")
+        if sd.dev.size_bytes < GFS2_SB_BYTE_ADDR + 4096:
+            raise MountError(EINVAL, f"{name} is too small for a GFS2 file system ({sd.dev.size_bytes} bytes)")
+        raw = self.device.read(GFS2_SB_BYTE_ADDR, 512)
+        memcpy(&sb, <const char*>raw, sizeof(gfs2_sb))
+        if be32toh(sb.sb_header.mh_magic) != GFS2_MAGIC or be32toh(sb.sb_header.mh_type) != GFS2_METATYPE_SB:
+            raise MountError(EINVAL, f"{name} has no GFS2 superblock (block at byte {GFS2_SB_BYTE_ADDR}): "
+                             "not a GFS2 file system")
+        fmt = be32toh(sb.sb_fs_format)
+        multi = be32toh(sb.sb_multihost_format)
+        if not 1801 <= fmt <= 1802 or multi != GFS2_FORMAT_MULTI:
+            raise MountError(EINVAL, f"{name}: on-disk format {fmt}, multihost {multi} is not supported "
+                             f"(1801 to 1802, {GFS2_FORMAT_MULTI})")
+        bsize = be32toh(sb.sb_bsize)
+        if sd_set_geometry(sd, bsize) or be32toh(sb.sb_bsize_shift) != sd.bsize_shift:
+            raise CorruptionError(EIO, f"{name}: superblock: sb_bsize {bsize}, sb_bsize_shift "
+                                  f"{be32toh(sb.sb_bsize_shift)}: no valid block size")
+        if sd.dev.align > sd.bsize:
+            raise MountError(EINVAL, f"{name}: blocks of {bsize} bytes, but the device's sectors are "
+                             f"{sd.dev.align} bytes")
+        sd.fs_format = fmt
+        sd.fs_blocks = sd.dev.size_bytes >> sd.bsize_shift
+        sd.master_addr = be64toh(sb.sb_master_dir.no_addr)
+        sd.root_addr = be64toh(sb.sb_root_dir.no_addr)
+        sd.root_formal = be64toh(sb.sb_root_dir.no_formal_ino)
+        for what, addr in (("sb_master_dir", sd.master_addr), ("sb_root_dir", sd.root_addr)):
+            if not 0 < addr < sd.fs_blocks:
+                raise CorruptionError(EIO, f"{name}: superblock: {what}.no_addr is {addr}, wanted 1 to "
+                                      f"{sd.fs_blocks - 1}")
+        memcpy(sd.lockproto, sb.sb_lockproto, 63)
+        memcpy(sd.locktable, sb.sb_locktable, 63)
+        memcpy(sd.uuid, sb.sb_uuid, 16)
+        proto = lockproto if lockproto is not None else (<bytes>sd.lockproto).decode(errors="replace")
+        table = locktable if locktable is not None else (<bytes>sd.locktable).decode(errors="replace")
+        if proto != "lock_nolock":
+            raise MountError(EINVAL, f"{name}: lock protocol {proto!r} is not supported yet; for one node mount it "
+                             "with -o lockproto=lock_nolock")
+        table_raw = (table or os.path.basename(name)).encode()[:55]
+        memcpy(sd.jid_name, <const char*>table_raw, len(table_raw))
+        self.say(f"superblock: format {fmt}, block size {bsize}, lock protocol {proto}, table {table!r}")
+
+    cdef _caches(self, cache_bytes, uint32_t inodes):
+        cdef sbd* sd = &self.m.sd
+        cdef int err = cache_init(sd, cache_bytes)
+        if err == 0:
+            err = icache_init(sd, inodes)
+        if err == 0 and sd.log == NULL:
+            err = log_init(sd)
+        if err:
+            raise MemoryError
+        sd.ddirty_limit = max(<int64_t>256, <int64_t>(cache_bytes >> sd.bsize_shift) // 4)
+        sd.inode_hold = inode_hold
+        sd.inode_put = inode_put
+        sd.inode_evict = rs_drop
+        sd.data_writeback = data_writeback
+
+    cdef _check(self, int err, what):
+        """Turns a negative errno of the engine into an exception that says what is wrong."""
+        cdef sbd* sd = &self.m.sd
+        name = (<bytes>sd.dev.name).decode(errors="replace")
+        if err >= 0:
+            return
+        if sd.err_text[0]:
+            text = (<bytes>sd.err_text).decode(errors="replace")
+            raise CorruptionError(-err, f"{name}: {what}: {text}")
+        raise MountError(-err, f"{name}: {what}: {os.strerror(-err)}")
+
+    cdef _find_journals(self):
+        """Master directory, jindex, and how many journals there are."""
+        cdef sbd* sd = &self.m.sd
+        cdef opctx cx
+        cdef inode* ip = NULL
+        cdef char name[32]
+        cdef int err
+        ctx_init(&cx, sd, 0, 0)
+        self._check(inode_get(sd, sd.master_addr, &sd.master), "master directory")
+        self._check(_find_in(&cx, sd.master, b"jindex", &sd.jindex), "jindex")
+        n = 0
+        while n < JOURNALS_MAX:
+            snprintf(name, 32, b"journal%u", <uint32_t>n)
+            err = _find_in(&cx, sd.jindex, name, &ip)
+            _put_inode(&ip)
+            if err == -ENOENT:
+                break
+            self._check(err, f"journal{n}")
+            n += 1
+        if n == 0:
+            raise CorruptionError(EIO, "jindex holds no journals")
+        self.journals = n
+
+    cdef _choose_journal(self, int jid):
+        if not 0 <= jid < self.journals:
+            raise MountError(EUSERS, f"journal {jid} was asked for, but there are only {self.journals} journals "
+                             "(gfs2_jadd adds more)")
+        self.jid = jid
+        text = (<bytes>self.m.sd.jid_name + b".%d" % jid)[:63]
+        memcpy(self.m.sd.jid_name, <const char*>text, len(text))
+
+    cdef uint64_t _addr_of(self, where, name) except 0:
+        """The dinode address of a system file: where is 'jindex', 'per_node' or 'master'."""
+        cdef sbd* sd = &self.m.sd
+        cdef opctx cx
+        cdef inode* dip = NULL
+        cdef inode* ip = NULL
+        cdef uint64_t addr = 0
+        ctx_init(&cx, sd, 0, 0)
+        raw = name.encode()
+        if where == "per_node":
+            err = _find_in(&cx, sd.master, b"per_node", &dip)
+        else:
+            dip = sd.jindex if where == "jindex" else sd.master
+            inode_hold(dip)
+            err = 0
+        if err == 0:
+            err = _find_in(&cx, dip, raw, &ip)
+        if err == 0:
+            addr = ip.no_addr
+        _put_inode(&ip)
+        _put_inode(&dip)
+        self._check(err, name)
+        return addr
+
+    cdef _recover_all(self):
+        """As the first mounter: every journal that is not clean is replayed."""
+        cdef sbd* sd = &self.m.sd
+        cdef uint64_t master = self._addr_of("master", "statfs")
+        for jid in range(self.journals):
+            self._recover_one(jid, master, self._addr_of("jindex", f"journal{jid}"),
+                              self._addr_of("per_node", f"statfs_change{jid}"))
+
+    cdef _recover_one(self, int jid, uint64_t master, uint64_t addr, uint64_t local):
+        cdef sbd* sd = &self.m.sd
+        cdef jdesc jd
+        cdef jhead head
+        cdef jstats st
+        cdef opctx cx
+        cdef int err
+        memset(&jd, 0, sizeof(jd))
+        memset(&st, 0, sizeof(st))
+        ctx_init(&cx, sd, 0, 0)
+        with nogil:
+            err = journal_open(&jd, sd.dev, sd.bsize, sd.fs_blocks, addr)
+            if err == 0:
+                err = jhead_find(&jd, &head)
+        try:
+            self._journal_check(err, jid, &jd)
+            if head.flags & GFS2_LOG_HEAD_UNMOUNT:
+                return
+            if sd.dev.flags & 1:
+                raise MountError(EROFS, f"journal {jid} must be replayed, but the device is read-only "
+                                 "(mount it writable once, or use -o norecovery)")
+            self.say(f"jid={jid}: Trying to acquire journal lock...")
+            self.say(f"jid={jid}: Looking at journal...")
+            with nogil:
+                err = journal_recover(&jd, &head, &st, master, local, <uint32_t>self.jid, cx.now_sec, cx.now_nsec)
+            self._journal_check(err, jid, &jd)
+            self.recovered.append({"jid": jid, "log_blocks": st.log_blocks, "replayed": st.replayed,
+                                   "revoked": st.revoked, "read_ns": st.read_ns, "write_ns": st.write_ns})
+            self.say(f"jid={jid}: Replayed {st.replayed} of {st.found_meta + st.found_data} blocks, "
+                     f"{st.revoked} revoked; Done")
+        finally:
+            journal_close(&jd)
+
+    cdef _journal_check(self, int err, int jid, jdesc* jd):
+        if err == 0:
+            return
+        name = (<bytes>self.m.sd.dev.name).decode(errors="replace")
+        if jd.err.structure != NULL:
+            structure = (<bytes>jd.err.structure).decode()
+            field = (<bytes>jd.err.field).decode() if jd.err.field != NULL else "?"
+            raise CorruptionError(-err, f"{name}: journal {jid}: damaged block {jd.err.block}: {structure}.{field} is "
+                                  f"{jd.err.found}, wanted {jd.err.wanted}")
+        raise MountError(-err, f"{name}: journal {jid}: {os.strerror(-err)}")
+
+    cdef _forget_all(self, cache_bytes, uint32_t inodes):
+        cdef sbd* sd = &self.m.sd
+        _put_system(sd)
+        icache_destroy(sd)
+        cache_destroy(sd)
+        self._caches(cache_bytes, inodes)
+        self._find_journals()
+
+    cdef _load_system(self):
+        cdef sbd* sd = &self.m.sd
+        cdef opctx cx
+        ctx_init(&cx, sd, 0, 0)
+        self._check(_find_in(&cx, sd.master, b"rindex", &sd.rindex), "rindex")
+        self._check(_find_in(&cx, sd.master, b"statfs", &sd.statfs_ip), "statfs")
+        self._check(_find_in(&cx, sd.master, b"quota", &sd.quota_ip), "quota")
+        if not sd.flags & SDF_SPECTATOR:
+            self._check(_load_per_node(&cx, self.jid), "per_node")
+        self._check(_read_rindex(&cx), "rindex")
+        self._check(statfs_init(&cx), "statfs")
+
+    cdef _open_journal(self):
+        """Our journal's map and head into the log."""
+        cdef sbd* sd = &self.m.sd
+        cdef jdesc jd
+        cdef jhead head
+        cdef int err
+        addr = self._addr_of("jindex", f"journal{self.jid}")
+        memset(&jd, 0, sizeof(jd))
+        try:
+            self._journal_check(journal_open(&jd, sd.dev, sd.bsize, sd.fs_blocks, addr), self.jid, &jd)
+            self._journal_check(jhead_find(&jd, &head), self.jid, &jd)
+            sd.log.ext = jd.ext
+            sd.log.n_ext = jd.n_ext
+            sd.log.nblocks = jd.nblocks
+            jd.ext = NULL
+            jd.n_ext = 0
+        finally:
+            journal_close(&jd)
+        sd.log.jinode = addr
+        sd.log.jid = self.jid
+        sd.log.head = (head.blkno + 1) % sd.log.nblocks
+        sd.log.sequence = head.sequence + 1
+
+    cdef _go_live(self, uint32_t commit_ms, uint32_t statfs_s, uint32_t quota_s, bint background):
+        cdef sbd* sd = &self.m.sd
+        cdef gfs2_fs* f = &self.m.f
+        cdef opctx cx
+        sd.at_switch = _at_switch
+        sd.after_commit = rgrps_after_commit
+        sd.truncate_resume = truncate_resume
+        sd.reclaim = _reclaim
+        f.shutdown = _shutdown
+        f.entry_ns = <uint64_t>NOLOCK_VALID_S * 1000000000
+        f.attr_ns = f.entry_ns
+        f.open_flags = FOPEN_KEEP_CACHE
+        f.dir_flags = FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR
+        if nodes_init(&f.nd, sd, fs_dealloc):
+            raise MemoryError
+        if sd.flags & SDF_SPECTATOR:
+            sd.flags |= SDF_RDONLY
+        if not sd.flags & SDF_RDONLY:
+            self._open_journal()
+            sd.log.commit_ms = commit_ms
+            self._check(log_start(sd), "starting the log")
+            ctx_init(&cx, sd, 0, 0)
+            self._check(quota_init(&cx), "quota")
+            if nodes_start(&f.nd):
+                raise MemoryError
+            self.m.q.statfs_s = statfs_s
+            self.m.q.quota_s = quota_s
+            self.m.q.scan_unlinked = len(self.recovered) > 0
+            if background and quotad_start(&self.m.q, f):
+                raise MemoryError
+        self.ops = gfs2_fs_ops()
+        self.fs = f
+        self.say(f"mounted with jid={self.jid}, {self.journals} journals, {sd.n_rgrps} resource groups")
+
+    # -- the rest of its life
+
+    def _free(self):
+        cdef sbd* sd
+        if self.m == NULL:
+            return
+        sd = &self.m.sd
+        if self.m.f.nd.sd != NULL:
+            nodes_stop(&self.m.f.nd)
+        log_stop(sd)
+        quota_destroy(sd)
+        statfs_destroy(sd)
+        rgrps_destroy(sd)
+        if sd.ic != NULL:
+            _put_system(sd)
+        if sd.log != NULL:
+            log_destroy(sd)
+        icache_destroy(sd)
+        cache_destroy(sd)
+        if self.m.f.nd.sd != NULL:
+            nodes_destroy(&self.m.f.nd)
+        free(self.m)
+        self.m = NULL
+        self.ops = NULL
+        self.fs = NULL
+
+    def close(self):
+        """Unmount: everything to disk, journal clean, memory freed. Raises OSError when that failed; idempotent."""
+        cdef int err
+        if self.m == NULL:
+            return
+        with nogil:
+            err = _shutdown(&self.m.f)
+        reason = self.withdrawn
+        name = (<bytes>self.m.sd.dev.name).decode(errors="replace")
+        self._free()
+        if err:
+            raise OSError(-err, f"{name}: unmounting: {reason or os.strerror(-err)}")
+
+    def abandon(self):
+        """Free everything and write nothing more: what a power cut leaves stays on the device (for tests)."""
+        if self.m == NULL:
+            return
+        self.m.sd.withdrawn = 1
+        with nogil:
+            _shutdown(&self.m.f)
+        self._free()
+
+    def __dealloc__(self):
+        if self.m != NULL:
+            self.m.sd.withdrawn = 1
+            _shutdown(&self.m.f)
+            self._free()
+
+    @property
+    def withdrawn(self):
+        """Why the mount withdrew; None while it is well."""
+        if self.m == NULL or not self.m.sd.withdrawn:
+            return None
+        return (<bytes>self.m.sd.err_text).decode(errors="replace") or "abandoned"
+
+    @property
+    def label(self):
+        return (<bytes>self.m.sd.jid_name).decode(errors="replace") if self.m != NULL else ""
+
+    @property
+    def block_size(self):
+        return self.m.sd.bsize
+
+    def statistics(self):
+        """Counters: cache, log, inodes, space. Numbers only."""
+        cdef sbd* sd
+        cdef uint32_t i
+        if self.m == NULL:
+            return {}
+        sd = &self.m.sd
+        hits = misses = evictions = buffers = 0
+        for i in range(sd.bc.n_shards):
+            hits += sd.bc.shards[i].hits
+            misses += sd.bc.shards[i].misses
+            evictions += sd.bc.shards[i].evictions
+            buffers += sd.bc.shards[i].count
+        return {
+            "cache_hits": hits, "cache_misses": misses, "cache_evictions": evictions, "cache_buffers": buffers,
+            "cache_limit_buffers": sd.bc.n_shards * sd.bc.limit_per_shard, "cache_allocated": sd.bc.n_allocated,
+            "inodes": sd.ic.count, "inodes_limit": sd.ic.limit,
+            "nodes": nodes_count(&self.m.f.nd), "dirty_data_blocks": sd.n_ddirty,
+            "log_blocks": sd.log.nblocks, "log_free": sd.log.free, "log_commits": sd.log.n_commits,
+            "log_blocks_written": sd.log.n_blocks_logged, "log_revokes": sd.log.n_revokes,
+            "log_waits": sd.log.n_flush_waits, "ail_buffers": sd.log.n_ail, "ail_writes": sd.log.n_ail_writes,
+            "device_reads": sd.dev.n_reads, "device_writes": sd.dev.n_writes, "device_flushes": sd.dev.n_flushes,
+        }

@@ -1,0 +1,87 @@
+"""The periodic work of a mount: statfs and quota folding, reclaiming what a crash left unlinked."""
+from libc.stdint cimport uint32_t, uint64_t
+from gfs2py.engine._fs cimport gfs2_fs
+from gfs2py.engine._incore cimport SDF_QUOTA_ACCOUNT, opctx, sbd
+from gfs2py.engine._nodes cimport node_delete_later
+from gfs2py.engine._quota cimport quota_sync
+from gfs2py.engine._rgrp cimport rgrp_each_unlinked
+from gfs2py.engine._sbd cimport ctx_init, sd_dead
+from gfs2py.engine._statfs cimport statfs_sync
+from gfs2py.engine._sync cimport (CLOCK_REALTIME, clock_gettime, pthread_cond_broadcast, pthread_cond_init,
+                                  pthread_cond_timedwait, pthread_create, pthread_join, pthread_mutex_init,
+                                  pthread_mutex_lock, pthread_mutex_unlock, timespec)
+
+cdef extern from "<errno.h>" nogil:
+    int ENOMEM
+
+
+cdef int _found_unlinked(opctx* cx, uint64_t addr, void* arg) noexcept nogil:
+    node_delete_later(&(<quotad*>arg).fs.nd, addr)
+    return 0
+
+
+cdef void _scan(quotad* q) noexcept nogil:
+    """Every dinode in state UNLINKED that nobody of this mount knows is a deletion that a crash interrupted."""
+    cdef opctx cx
+    cdef uint32_t i
+    cdef sbd* sd = q.fs.sd
+    for i in range(sd.n_rgrps):
+        if q.stop or sd_dead(sd):
+            return
+        ctx_init(&cx, sd, 0, 0)
+        rgrp_each_unlinked(&cx, &sd.rgrps[i], _found_unlinked, q)
+
+
+cdef void _sync_due(quotad* q, uint32_t seconds) noexcept nogil:
+    cdef opctx cx
+    cdef sbd* sd = q.fs.sd
+    if sd_dead(sd):
+        return
+    ctx_init(&cx, sd, 0, 0)
+    if q.statfs_s and seconds % q.statfs_s == 0 and sd.sl_dirty | (sd.sl_free != 0) | (sd.sl_dinodes != 0):
+        statfs_sync(&cx)
+    if q.quota_s and seconds % q.quota_s == 0 and sd.flags & SDF_QUOTA_ACCOUNT:
+        quota_sync(&cx)
+
+
+cdef void* _run(void* arg) noexcept nogil:
+    cdef quotad* q = <quotad*>arg
+    cdef timespec until
+    cdef uint32_t seconds = 0
+    if q.scan_unlinked:
+        _scan(q)
+    clock_gettime(CLOCK_REALTIME, &until)
+    pthread_mutex_lock(&q.lock)
+    while not q.stop:
+        until.tv_sec += 1
+        if pthread_cond_timedwait(&q.cond, &q.lock, &until) == 0:
+            continue
+        seconds += 1
+        pthread_mutex_unlock(&q.lock)
+        _sync_due(q, seconds)
+        clock_gettime(CLOCK_REALTIME, &until)
+        pthread_mutex_lock(&q.lock)
+    pthread_mutex_unlock(&q.lock)
+    return NULL
+
+
+cdef int quotad_start(quotad* q, gfs2_fs* fs) noexcept nogil:
+    q.fs = fs
+    pthread_mutex_init(&q.lock, NULL)
+    pthread_cond_init(&q.cond, NULL)
+    q.stop = False
+    if pthread_create(&q.thread, NULL, _run, q) != 0:
+        return -ENOMEM
+    q.thread_on = True
+    return 0
+
+
+cdef void quotad_stop(quotad* q) noexcept nogil:
+    if not q.thread_on:
+        return
+    pthread_mutex_lock(&q.lock)
+    q.stop = True
+    pthread_cond_broadcast(&q.cond)
+    pthread_mutex_unlock(&q.lock)
+    pthread_join(q.thread, NULL)
+    q.thread_on = False
