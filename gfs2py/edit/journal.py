@@ -34,8 +34,7 @@ class Head:
 def find_head(reader: Reader, inode: Inode) -> Head | None:
     """The newest valid log header; None if there is none at all."""
     best = None
-    for lblock, addr in reader.data_blocks(inode):
-        raw = reader.block(addr)
+    for lblock, addr, raw in reader.contents(reader.data_blocks(inode)):
         st = structs.identify(raw)
         if st is None or st.name != "gfs2_log_header" or structs.check(st, raw):
             continue
@@ -58,8 +57,7 @@ def show_head(head: Head | None) -> str:
 def show_journal(reader: Reader, inode: Inode, number: int) -> Iterator[str]:
     """Headers and descriptors in the order of the journal, then its state."""
     yield f"Dumping journal #{number}."
-    for lblock, addr in reader.data_blocks(inode):
-        raw = reader.block(addr)
+    for lblock, addr, raw in reader.contents(reader.data_blocks(inode)):
         st = structs.identify(raw)
         where = f"0x{addr:x} (j+{lblock:4x}): "
         match st.name if st else "":

@@ -5,7 +5,7 @@ cannot follow. The journals are not replayed: what is only in them is not seen.
 """
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,7 +17,7 @@ from gfs2py.ondisk.structs import DamageError, Values, num
 SIZEOF_DIRENT = 40
 SIZEOF_LEAF = 104
 SIZEOF_RINDEX = 96
-MAX_LEAF_CHAIN = 1 << 20  # leaves; a longer chain is a loop
+READ_AHEAD_BYTES = 1 << 20
 
 
 class ReadDevice(Protocol):
@@ -103,9 +103,12 @@ class Reader:
         """What a lenient reader let pass. Raises DamageError."""
         structs.checked("sb", self.sb_raw, block=self.geo.sb_block)
 
-    def block(self, addr: int) -> bytes:
+    def _check_address(self, addr: int) -> None:
         if not 0 <= addr < self.blocks:
             raise DamageError("block", "address", f"below {self.blocks}", str(addr))
+
+    def block(self, addr: int) -> bytes:
+        self._check_address(addr)
         return self.dev.read(addr * self.bsize, self.bsize)
 
     def inode(self, addr: int) -> Inode:
@@ -125,11 +128,16 @@ class Reader:
     def tree_level(self, inode: Inode, level: int) -> Iterator[tuple[int, int]]:
         """(index, block) of what hangs `level` (1 to di_height) below the dinode; holes are left out."""
         here = [(i, p) for i, p in enumerate(pointers(inode.block[SIZEOF_DINODE:])) if p]
+        seen = {inode.addr}
         for _ in range(level - 1):
             below: list[tuple[int, int]] = []
             for index, addr in here:
                 raw = self.block(addr)
                 structs.checked("indirect", raw, block=addr)
+                if addr in seen:  # or a small damage would make a huge tree
+                    raise DamageError("gfs2_indirect", "pointer", "a block of its own", "one used twice",
+                                      addr)
+                seen.add(addr)
                 below.extend((index * self.geo.inptrs + i, p)
                              for i, p in enumerate(pointers(raw[SIZEOF_META_HEADER:])) if p)
             here = below
@@ -142,35 +150,56 @@ class Reader:
 
     def data(self, inode: Inode, limit: int = 1 << 28) -> bytes:
         """The content up to `limit` bytes; a directory's is its hash table, as files see it."""
-        size = min(inode.size, limit)
+        size = min(inode.size, limit, self.blocks * self.bsize)
         if inode.height == 0:
             return inode.block[SIZEOF_DINODE:SIZEOF_DINODE + size]
         skip = SIZEOF_META_HEADER if inode.is_dir else 0
         step = self.bsize - skip
         out = bytearray(-(-size // step) * step)
-        for lblock, addr in self.data_blocks(inode):
+        for lblock, _, raw in self.contents(self.data_blocks(inode)):
             if lblock * step < size:
-                out[lblock * step:(lblock + 1) * step] = self.block(addr)[skip:]
+                out[lblock * step:(lblock + 1) * step] = raw[skip:]
         return bytes(out[:size])
+
+    def contents(self, where: Iterable[tuple[int, int]]) -> Iterator[tuple[int, int, bytes]]:
+        """(index, block, content) of blocks given as (index, block); neighbours are read at once."""
+        run: list[tuple[int, int]] = []
+        for index, addr in where:
+            if run and (addr != run[-1][1] + 1 or len(run) * self.bsize >= READ_AHEAD_BYTES):
+                yield from self._run(run)
+                run = []
+            run.append((index, addr))
+        if run:
+            yield from self._run(run)
+
+    def _run(self, run: list[tuple[int, int]]) -> Iterator[tuple[int, int, bytes]]:
+        for addr in (run[0][1], run[-1][1]):
+            self._check_address(addr)
+        data = self.dev.read(run[0][1] * self.bsize, len(run) * self.bsize)
+        for i, (index, addr) in enumerate(run):
+            yield index, addr, data[i * self.bsize:(i + 1) * self.bsize]
 
     # -- directories ---------------------------------------------------------------------------------------
 
     def leaves(self, inode: Inode) -> Iterator[tuple[int, bytes]]:
         """(address, block) of every leaf of a hashed directory, chains included."""
+        if inode.size != 8 << inode.number("di_depth"):
+            raise DamageError("gfs2_dinode", "di_size", f"{8 << inode.number('di_depth')} for its depth",
+                              str(inode.size), inode.addr)
         last = 0
+        seen: set[int] = set()
         for head in pointers(self.data(inode)):
             if head == last:
                 continue
             last = addr = head
-            for _ in range(MAX_LEAF_CHAIN):
+            while addr:
+                if addr in seen:
+                    raise DamageError("gfs2_leaf", "address", "a leaf in one place", "one used twice", addr)
+                seen.add(addr)
                 raw = self.block(addr)
                 values = structs.checked("leaf", raw, block=addr)
                 yield addr, raw
                 addr = num(values, "lf_next")
-                if not addr:
-                    break
-            else:
-                raise DamageError("gfs2_leaf", "lf_next", "an end of the chain", "a loop", head)
 
     def dirents(self, inode: Inode) -> Iterator[Dirent]:
         """All entries of a directory, '.' and '..' too, in the order of the disk."""

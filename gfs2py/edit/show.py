@@ -265,6 +265,9 @@ def show_descriptor(raw: bytes) -> Lines:
 def bitmap_counts(reader: Reader, addr: int) -> dict[str, int]:
     """How many blocks of the group at `addr` are in which state, by its bitmap."""
     bitbytes = structs.number("rgrp", reader.block(addr), "rg_bitbytes")
+    most = reader.blocks // c.GFS2_NBBY
+    if bitbytes > most:
+        raise DamageError("gfs2_rgrp", "rg_bitbytes", f"at most {most}", str(bitbytes), addr)
     counts = [0, 0, 0, 0]
     for i, (offset, _, length) in enumerate(reader.geo.bitmap_layout(bitbytes)):
         part = reader.block(addr + i)[offset:offset + length]

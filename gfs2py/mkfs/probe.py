@@ -3,6 +3,7 @@
 import errno
 import fcntl
 import os
+import re
 import shutil
 import stat
 import struct
@@ -104,6 +105,11 @@ def contents(path: str) -> str | None:
     return None
 
 
+def unescape(text: str) -> str:
+    """A path as mountinfo writes it: octal escapes for white space and backslashes."""
+    return re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), text)
+
+
 def user_of(path: str) -> str | None:
     """Who uses the file behind `path` in a way that opening it does not tell: a mount, or a busy loop device.
 
@@ -112,8 +118,8 @@ def user_of(path: str) -> str | None:
     real = os.path.realpath(path)
     for line in Path("/proc/self/mountinfo").read_text(errors="replace").splitlines():
         left, _, right = line.partition(" - ")
-        if right.split(" ")[1] == real:
-            return f"mounted on {left.split(' ')[4]}"
+        if unescape(right.split(" ")[1]) == real:
+            return f"mounted on {unescape(left.split(' ')[4])}"
     for backing in Path("/sys/block").glob("loop*/loop/backing_file"):
         try:
             if backing.read_text().rstrip("\n") != real:
