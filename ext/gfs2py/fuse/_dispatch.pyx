@@ -470,15 +470,19 @@ cdef int do_getxattr(request* r) noexcept nogil:
         return err
     if size > r.out_cap:
         return -EINVAL
-    return xattr_length(r, r.se.ops.getxattr(r.se.fs, &r.rq, r.h.nodeid, name, n, r.out, size, &length), size, length)
+    # The length is read after the call: C leaves open in which order arguments are evaluated.
+    err = r.se.ops.getxattr(r.se.fs, &r.rq, r.h.nodeid, name, n, r.out, size, &length)
+    return xattr_length(r, err, size, length)
 
 
 cdef int do_listxattr(request* r) noexcept nogil:
     cdef uint32_t size = (<fuse_getxattr_in*>r.arg).size
     cdef uint32_t length = 0
+    cdef int err
     if size > r.out_cap:
         return -EINVAL
-    return xattr_length(r, r.se.ops.listxattr(r.se.fs, &r.rq, r.h.nodeid, r.out, size, &length), size, length)
+    err = r.se.ops.listxattr(r.se.fs, &r.rq, r.h.nodeid, r.out, size, &length)
+    return xattr_length(r, err, size, length)
 
 
 cdef int do_removexattr(request* r) noexcept nogil:
