@@ -26,7 +26,7 @@ cdef inline uint64_t spread(uint32_t state) noexcept nogil:
 
 
 cdef inline uint64_t word_at(const uint8_t* p, uint32_t word, uint32_t end) noexcept nogil:
-    """The 32 states of word `word`; what lies at or after position `end` is not read beyond its byte and counts as 0."""
+    """The 32 states of word `word`; nothing is read beyond the byte of position `end` - 1."""
     cdef uint64_t w = 0
     cdef uint32_t first = word * PER_WORD
     cdef uint32_t nbytes = 8

@@ -5,12 +5,12 @@ discard) and _rgrp_alloc (reservations, allocation).
 
 What the log must do, or a block freed by an uncommitted transaction is given away too early:
   rgrps_at_switch(sd)     in the exclusive moment in which the running transaction becomes the committing one
-  rgrps_after_commit(sd)  when that transaction is durable, before the next switch; commit_lock may be held, log.lock not
-The two strictly alternate. A group's own mutex (rgrpd.mx) is innermost but for log.lock; neither call waits for a glock.
+  rgrps_after_commit(sd)  when that transaction is durable and before the next switch; not under log.lock
+The two strictly alternate. A group's own mutex (rgrpd.mx) is innermost but for log.lock; neither waits for a glock.
 
 Lock order among groups: an operation that needs several locks them by ascending address. inplace_reserve may come when
-groups are held already (it only tries those below); rgrp_lock below a held group gives -EDEADLK if that one is busy. So:
-rgrp_lock what is to be freed or unlinked first, inplace_reserve last. A group may be locked again by its holder (cx).
+groups are held already (it only tries those below); rgrp_lock below a held group gives -EDEADLK if that one is busy.
+So: rgrp_lock what is to be freed or unlinked first, inplace_reserve last. A group may be locked again by its holder (cx).
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from gfs2py.engine._incore cimport inode, opctx, rgrpd, sbd

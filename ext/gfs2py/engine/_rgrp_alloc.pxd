@@ -2,12 +2,13 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from gfs2py.engine._incore cimport inode, opctx, rgrpd, sbd
 
-# Before a transaction that allocates: chooses and locks a group with room for `target` blocks (cx.rgd), near ip.goal and
-# ip's reservation. *got = how many it can give (>= min_target). -ENOSPC after every group was tried, the log was flushed
-# and UNLINKED dinodes were reclaimed. No transaction may be open; ip's glock is held EX.
+# Before a transaction that allocates: chooses and locks a group with room for `target` blocks (cx.rgd), near ip.goal
+# and ip's reservation. *got = how many it can give (>= min_target). -ENOSPC after every group was tried, the log was
+# flushed and UNLINKED dinodes were reclaimed. No transaction may be open; ip's glock is held EX.
 cdef int inplace_reserve(opctx* cx, inode* ip, uint32_t target, uint32_t min_target, uint32_t* got) noexcept nogil
 # The same for making a directory in dip: in the root and in GFS2_DIF_TOPDIR directories it goes to an emptier group.
-cdef int inplace_reserve_orlov(opctx* cx, inode* dip, uint32_t target, uint32_t min_target, uint32_t* got) noexcept nogil
+cdef int inplace_reserve_orlov(opctx* cx, inode* dip, uint32_t target, uint32_t min_target,
+                               uint32_t* got) noexcept nogil
 cdef void inplace_release(opctx* cx, inode* ip) noexcept nogil
 # Within a transaction, cx.rgd held: takes up to *n contiguous blocks for ip; *n = how many, *blk = the first; ip.goal
 # follows (the caller writes the dinode). Statfs is accounted, and quota but for dinodes.

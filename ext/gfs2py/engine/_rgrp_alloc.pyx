@@ -1,7 +1,7 @@
 """Choosing a resource group, reserving runs of blocks for inodes, and allocating.
 
-A file that grows holds a *reservation*: a run of free blocks that others keep off while there is other space. Its length
-follows the file's size, so that big files come in long extents and small ones do not spread. It is only in memory and
+A file that grows holds a *reservation*: a run of free blocks that others keep off while there is other space. Its
+length follows the file's size, so that big files come in long extents and small ones do not spread. It is only in memory and
 never a promise: when space is short it is taken away. What inplace_reserve promises (*got) rests on the group's lock,
 which is kept until inplace_release.
 
@@ -19,8 +19,8 @@ from gfs2py.engine._rgrp_core cimport (rg_header_out, rg_next, rg_run_end, rg_se
                                        rgrp_unlock)
 from gfs2py.engine._sbd cimport sd_assert_failed
 from gfs2py.engine._sync cimport (dl_del, dl_empty, dl_init, dlink, pthread_mutex_lock, pthread_mutex_unlock)
-from gfs2py.ondisk._ondisk cimport (GFS2_BLKST_DINODE, GFS2_BLKST_FREE, GFS2_BLKST_USED, GFS2_DIF_SYSTEM, GFS2_DIF_TOPDIR,
-                                    GFS2_LFC_INPLACE_RESERVE, GFS2_RGF_NOALLOC)
+from gfs2py.ondisk._ondisk cimport (GFS2_BLKST_DINODE, GFS2_BLKST_FREE, GFS2_BLKST_USED, GFS2_DIF_SYSTEM,
+                                    GFS2_DIF_TOPDIR, GFS2_LFC_INPLACE_RESERVE, GFS2_RGF_NOALLOC)
 
 cdef extern from "<errno.h>" nogil:
     int EBUSY, EDEADLK, EINVAL, EIO, ENOSPC, EROFS
@@ -82,7 +82,7 @@ cdef void _rs_steal(rgrpd* rgd, inode* keep) noexcept nogil:
 
 
 cdef void rs_drop(sbd* sd, inode* ip) noexcept nogil:
-    """May race with a writer of the same inode: rs_rgd becomes NULL only under that group's mx, non-NULL under mx, too."""
+    """May race with a writer of the same inode: rs_rgd becomes NULL and non-NULL only under that group's mx."""
     cdef rgrpd* rgd
     cdef bint done = 0
     while not done:
@@ -349,7 +349,8 @@ cdef int inplace_reserve(opctx* cx, inode* ip, uint32_t target, uint32_t min_tar
     return _reserve(cx, ip, target, max(min(min_target, target), <uint32_t>1), got, _first_group(cx.sd, ip))
 
 
-cdef int inplace_reserve_orlov(opctx* cx, inode* dip, uint32_t target, uint32_t min_target, uint32_t* got) noexcept nogil:
+cdef int inplace_reserve_orlov(opctx* cx, inode* dip, uint32_t target, uint32_t min_target,
+                               uint32_t* got) noexcept nogil:
     cdef rgrpd* first
     cdef int err = _check_call(cx, dip, target)
     if err:

@@ -15,7 +15,8 @@ cdef void rgrp_forget(sbd* sd, rgrpd* rgd) noexcept nogil
 # The block's state (GFS2_BLKST_*), -EINVAL outside of all groups, or another error. Takes and drops the group's glock.
 cdef int rgrp_blk_state(opctx* cx, uint64_t blk) noexcept nogil
 # Calls fn for every UNLINKED dinode of the group, with no group locked; fn returns nonzero to stop (passed on).
-cdef int rgrp_each_unlinked(opctx* cx, rgrpd* rgd, int (*fn)(opctx*, uint64_t, void*) noexcept nogil, void* arg) noexcept nogil
+cdef int rgrp_each_unlinked(opctx* cx, rgrpd* rgd, int (*fn)(opctx*, uint64_t, void*) noexcept nogil,
+                            void* arg) noexcept nogil
 # Log blocks a transaction needs for allocating/freeing in one group: header plus as many bitmap blocks as it may touch.
 cdef uint32_t rgrp_trans_blocks(rgrpd* rgd, uint32_t nblocks) noexcept nogil
 
@@ -30,8 +31,8 @@ cdef inline uint32_t rg_block_bits(sbd* sd) noexcept nogil:     # states in ever
 cdef uint32_t rg_place(rgrpd* rgd, uint32_t pos, uint32_t* bit, uint32_t* end) noexcept nogil
 cdef uint8_t* rg_bitmap(rgrpd* rgd, uint32_t i, bint clone) noexcept nogil
 cdef uint32_t rg_state(rgrpd* rgd, uint32_t pos) noexcept nogil
-# First position in [pos, end) with the state, or with another one; `end` if there is none. `clone` (mx held): uncommitted
-# frees look used.
+# First position in [pos, end) with the state, or with another one; `end` if there is none. `clone` (mx held): frees of
+# uncommitted transactions look used.
 cdef uint32_t rg_next(rgrpd* rgd, uint32_t pos, uint32_t end, uint32_t state, bint clone) noexcept nogil
 cdef uint32_t rg_run_end(rgrpd* rgd, uint32_t pos, uint32_t end, uint32_t state, bint clone) noexcept nogil
 # Within a transaction: [pos, pos+n) gets the state; on clones too if wanted (takes mx).

@@ -454,7 +454,8 @@ cdef int rgrp_blk_state(opctx* cx, uint64_t blk) noexcept nogil:
     return err
 
 
-cdef int rgrp_each_unlinked(opctx* cx, rgrpd* rgd, int (*fn)(opctx*, uint64_t, void*) noexcept nogil, void* arg) noexcept nogil:
+cdef int rgrp_each_unlinked(opctx* cx, rgrpd* rgd, int (*fn)(opctx*, uint64_t, void*) noexcept nogil,
+                            void* arg) noexcept nogil:
     cdef uint32_t pos = 0
     cdef int err
     while pos < rgd.data:

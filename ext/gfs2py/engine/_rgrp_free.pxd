@@ -6,8 +6,8 @@ from gfs2py.engine._incore cimport inode, opctx, rgrpd, sbd
 # meta: they held metadata or jdata, so they are revoked. Statfs and quota follow.
 cdef int rgrp_free(opctx* cx, rgrpd* rgd, inode* ip, uint64_t blk, uint32_t n, bint meta) noexcept nogil
 cdef int rgrp_unlink_di(opctx* cx, rgrpd* rgd, uint64_t blk) noexcept nogil     # DINODE -> UNLINKED
-cdef int rgrp_relink_di(opctx* cx, rgrpd* rgd, uint64_t blk) noexcept nogil     # UNLINKED -> DINODE (linkat of O_TMPFILE)
-cdef int rgrp_free_di(opctx* cx, rgrpd* rgd, inode* ip) noexcept nogil          # UNLINKED -> FREE, revoke, statfs, quota
+cdef int rgrp_relink_di(opctx* cx, rgrpd* rgd, uint64_t blk) noexcept nogil     # UNLINKED -> DINODE (O_TMPFILE)
+cdef int rgrp_free_di(opctx* cx, rgrpd* rgd, inode* ip) noexcept nogil          # UNLINKED -> FREE, revoke, accounts
 cdef void rgrps_at_switch(sbd* sd) noexcept nogil
 cdef void rgrps_after_commit(sbd* sd) noexcept nogil
 # Discards free blocks of [start, end) in runs of at least minlen (all in blocks); *trimmed counts blocks.

@@ -278,7 +278,8 @@ cdef void rgrps_after_commit(sbd* sd) noexcept nogil:
 
 # ---- trimming -------------------------------------------------------------------------------------------------------
 
-cdef int _trim_group(opctx* cx, rgrpd* rgd, uint32_t pos, uint32_t end, uint64_t minlen, uint64_t* trimmed) noexcept nogil:
+cdef int _trim_group(opctx* cx, rgrpd* rgd, uint32_t pos, uint32_t end, uint64_t minlen,
+                     uint64_t* trimmed) noexcept nogil:
     """Discards the free runs of the locked group's positions [pos, end); uncommitted frees are left alone."""
     cdef uint32_t at, stop
     cdef int err

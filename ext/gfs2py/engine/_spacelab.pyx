@@ -1,7 +1,7 @@
 """A laboratory for the space code: resource groups, quotas and statfs of a formatted device, without a name space.
 
-Tests drive allocation directly here: inodes are bare structs, blocks that they get belong to nobody on disk. One journal
-is used as if it were clean. Every call is one operation with a context of its own and runs without the GIL, so threads
+Tests drive allocation directly here: inodes are bare structs, blocks that they get belong to nobody on disk. One
+journal is used as if it were clean. Every call is one operation with a context of its own and runs without the GIL, so threads
 may call at once. Not part of a mount.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -216,7 +216,7 @@ cdef class SpaceLab:
 
     def alloc(self, Py_ssize_t owner, uint32_t target, *, uint32_t min_target=0, bint dinode=False, bint orlov=False,
               uint32_t uid=0):
-        """One operation that allocates up to `target` blocks: a list of (block, length), for dinodes (block, generation)."""
+        """One operation that allocates up to `target` blocks: [(block, length)], for dinodes [(block, generation)]."""
         cdef inode* ip = self._ip(owner)
         cdef opctx cx
         cdef uint32_t got = 0, n

@@ -10,7 +10,7 @@ cdef int statfs_init(opctx* cx) noexcept nogil
 cdef void statfs_destroy(sbd* sd) noexcept nogil                # before cache_destroy
 # In the exclusive moment of a commit: the local difference goes into the transaction (one block, if it changed).
 cdef void statfs_at_switch(sbd* sd, opctx* cx) noexcept nogil
-# Adds the local difference to the master file. No transaction open, no group locked. Every statfs_quantum, and at unmount.
+# Adds the local difference to the master file. No transaction, no group locked. Every statfs_quantum, at unmount.
 cdef int statfs_sync(opctx* cx) noexcept nogil
 # What df shows, in blocks and dinodes.
 cdef void statfs_get(sbd* sd, uint64_t* total, uint64_t* free_blocks, uint64_t* dinodes) noexcept nogil

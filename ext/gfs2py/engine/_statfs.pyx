@@ -2,8 +2,8 @@
 
 The master file `statfs` holds the numbers of the whole file system as of the last folding; each node's own
 `statfs_change` holds what it changed since. Both are three numbers in a stuffed dinode. In memory the difference is
-counted under st_lock; it reaches the statfs_change block once per commit, in the exclusive moment, so that block and log
-header always tell what the transactions before them did.
+counted under st_lock; it reaches the statfs_change block once per commit, in the exclusive moment, so that block and
+log header always tell what the transactions before them did.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from gfs2py.engine._cache cimport buf_put
