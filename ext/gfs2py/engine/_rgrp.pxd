@@ -10,7 +10,7 @@ The two strictly alternate. A group's own mutex (rgrpd.mx) is innermost but for 
 
 Lock order among groups: an operation that needs several locks them by ascending address. inplace_reserve may come when
 groups are held already (it only tries those below); rgrp_lock below a held group gives -EDEADLK if that one is busy.
-So: rgrp_lock what is to be freed or unlinked first, inplace_reserve last. A group may be locked again by its holder (cx).
+So: rgrp_lock what is to be freed or unlinked first, inplace_reserve last. Its holder (cx) may lock a group again.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from gfs2py.engine._incore cimport inode, opctx, rgrpd, sbd

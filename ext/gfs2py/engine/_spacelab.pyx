@@ -1,8 +1,8 @@
 """A laboratory for the space code: resource groups, quotas and statfs of a formatted device, without a name space.
 
 Tests drive allocation directly here: inodes are bare structs, blocks that they get belong to nobody on disk. One
-journal is used as if it were clean. Every call is one operation with a context of its own and runs without the GIL, so threads
-may call at once. Not part of a mount.
+journal is used as if it were clean. Every call is one operation with a context of its own and runs without the GIL, so
+threads may call at once. Not part of a mount.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free

@@ -27,6 +27,8 @@ from gfs2py.block._memory import MemoryDevice
 from gfs2py.engine._spacelab import SpaceLab
 from gfs2py.ondisk import constants as c
 
+SDF_DISCARD = 64
+
 
 def code(excinfo: pytest.ExceptionInfo[OSError]) -> str:
     return errno.errorcode[excinfo.value.errno or 0]
@@ -251,6 +253,55 @@ def test_only_a_bounded_number_of_bitmaps_is_held() -> None:
         groups = lab.groups()
         assert len(groups) > 50
         assert 1 <= sum(g["held"] for g in groups) <= 32
+
+
+# ---- discarding
+
+
+def test_trimming_discards_exactly_what_is_free() -> None:
+    """Blocks in use keep their content, free ones read as zeros; what awaits a commit is left alone."""
+    dev = fresh(64)
+    with laboratory(dev) as lab:
+        runs = [lab.alloc(lab.owner(DIRECTORY), 50)[0] for _ in range(4)]
+        for blk, n in runs:
+            dev.write(blk * 4096, b"\xaa" * 4096 * n)
+        lab.free(*runs[0])
+        lab.flush()
+        lab.free(*runs[2])
+        free = total_free(lab)
+        assert lab.trim(0, 1 << 40) == free - 50
+        assert not any(dev.read(runs[0][0] * 4096, 50 * 4096))
+        for blk, n in runs[1:]:
+            assert dev.read(blk * 4096, n * 4096) == b"\xaa" * 4096 * n
+        lab.flush()
+        # Only the group that had frees pending is not yet marked as trimmed.
+        assert lab.trim(0, 1 << 40) < free
+        assert not any(dev.read(runs[2][0] * 4096, 50 * 4096))
+        assert lab.trim(0, 1 << 40) == 0
+        with pytest.raises(OSError) as nothing:
+            lab.trim(5, 5)
+        assert code(nothing) == "EINVAL"
+
+
+def test_trimming_respects_range_and_length() -> None:
+    dev = fresh(64)
+    with laboratory(dev) as lab:
+        group = lab.groups()[-1]
+        start = group["data0"] + 100
+        assert lab.trim(start, start + 30) == 30
+        assert lab.trim(start, start + 30, 31) == 0
+
+
+def test_freed_blocks_are_discarded_when_they_may_be_used_again() -> None:
+    dev = fresh(64)
+    with laboratory(dev) as lab:
+        lab.set_flag(SDF_DISCARD)
+        blk, n = lab.alloc(lab.owner(FILE), 20)[0]
+        dev.write(blk * 4096, b"\xaa" * 4096 * n)
+        lab.free(blk + 5, 10)
+        assert dev.read(blk * 4096, n * 4096) == b"\xaa" * 4096 * n
+        lab.flush()
+        assert dev.read(blk * 4096, n * 4096) == b"\xaa" * 4096 * 5 + bytes(4096 * 10) + b"\xaa" * 4096 * 5
 
 
 # ---- damage
