@@ -2,8 +2,8 @@
 
     gfs2d [-f] [-v] [-o OPTIONS] DEVICE-or-IMAGE DIRECTORY
 
-Without -f it goes to the background once the mount is live. SIGTERM and SIGINT unmount; when the mount is busy it is
-taken out of the tree and served until its last user is gone, and a second signal ends it at once.
+Without -f it goes to the background once the mount is live. SIGTERM and SIGINT unmount; when the mount is
+busy it is taken out of the tree and served until its last user is gone; a second signal ends it at once.
 Exit statuses are those of mount(8): 1 usage, 2 system, 4 internal, 32 the mount failed.
 """
 
@@ -84,8 +84,8 @@ def sb_lockproto(fd: int) -> str:
 def claim(request: MountRequest) -> int:
     """Make sure that nobody else has the device; returns a descriptor that keeps it so.
 
-    Block devices in use refuse O_EXCL (the fuseblk mount then holds them exclusively itself). On top an flock on
-    the device or image keeps other gfs2d off; with lock_dlm it is shared, as several nodes may be one kernel.
+    Block devices in use refuse O_EXCL (the fuseblk mount then holds them exclusively itself). On top an flock
+    on the device or image keeps other gfs2d off; with lock_dlm it is shared: several nodes may be one kernel.
     """
     source, options = request.source, request.options
     flags = (os.O_RDONLY if options.read_only else os.O_RDWR) | os.O_CLOEXEC
@@ -112,7 +112,7 @@ def claim(request: MountRequest) -> int:
                 raise MountError(f"{source} is already mounted by another gfs2d") from None
             time.sleep(0.02)
     if flags & os.O_EXCL:
-        # The kernel's fuseblk mount wants the exclusive claim for itself; the flock stays, on a second descriptor.
+        # The kernel's fuseblk mount wants the exclusive claim for itself; the flock goes on.
         shared = os.open(source, flags & ~os.O_EXCL)
         os.close(fd)
         fcntl.flock(shared, kind | fcntl.LOCK_NB)
@@ -249,7 +249,8 @@ class Daemon:
         try:
             _mount.umount(target)
         except OSError as e:
-            log.warning("busy target=%s: serving until its last user is gone (%s)", self.request.target, e.strerror)
+            log.warning("busy target=%s: serving until its last user is gone (%s)", self.request.target,
+                        e.strerror)
             self.connection.detach()
 
     # -- down
@@ -396,9 +397,9 @@ def make_request(source: str, target: str, options: MountOptions) -> MountReques
 def main(argv: Sequence[str] | None = None) -> int:
     """The command gfs2d."""
     parser = argparse.ArgumentParser(prog="gfs2d", description="serve one GFS2 mount")
-    parser.add_argument("-f", "--foreground", action="store_true", help="stay in the foreground, log to stderr")
+    parser.add_argument("-f", "--foreground", action="store_true", help="stay here, log to stderr")
     parser.add_argument("-v", "--verbose", action="store_true", help="tell what is done")
-    parser.add_argument("-o", "--options", action="append", default=[], metavar="OPTIONS", help="mount options")
+    parser.add_argument("-o", "--options", action="append", default=[], help="mount options")
     parser.add_argument("source", metavar="DEVICE-or-IMAGE")
     parser.add_argument("target", metavar="DIRECTORY")
     try:

@@ -1,8 +1,9 @@
 """The watchdog: a small process that outlives gfs2d and cleans up after it.
 
-If the daemon dies, or its main thread gives no sign for `watchdog` seconds while requests wait, the connection is aborted
-through fusectl (so that nobody stays in uninterruptible sleep) and the dead mount point is taken away lazily. It is
-forked before the daemon opens anything, so it holds neither the device nor /dev/fuse.
+If the daemon dies, or its main thread gives no sign for `watchdog` seconds while requests wait, the
+connection is aborted through fusectl (so that nobody stays in uninterruptible sleep) and the dead mount
+point is taken away lazily. It is forked before the daemon opens anything, so it holds neither the device
+nor /dev/fuse.
 """
 
 import contextlib
@@ -118,7 +119,7 @@ def _status(pid: int) -> dict[str, str]:
 
 
 def _is_dying(pid: int) -> bool:
-    """Killed, but a thread of it sits in the kernel: then its descriptors stay open and no end of file comes."""
+    """Killed, but a thread sits in the kernel: then descriptors stay open and no end of file comes."""
     status = _status(pid)
     pending = int(status.get("SigPnd", "0"), 16) | int(status.get("ShdPnd", "0"), 16)
     return not status or status["State"][0] in "ZX" or bool(pending & _SIGKILL_BIT)

@@ -1,7 +1,7 @@
 """Mount options: the comma-separated text of mount(8) turned into one frozen record.
 
-The names, values and defaults are those of the kernel's GFS2 (gfs2(5); fs/gfs2/ops_fstype.c for which values are
-refused); `cache_size`, `threads`, `writeback_cache`, `watchdog`, `logfile` and `type` are ours.
+The names, values and defaults are those of the kernel's GFS2 (gfs2(5); fs/gfs2/ops_fstype.c for which values
+are refused); `cache_size`, `threads`, `writeback_cache`, `watchdog`, `logfile` and `type` are ours.
 """
 
 import re
@@ -194,7 +194,7 @@ def _check(options: MountOptions) -> None:
     if options.lockproto not in (None, "lock_nolock", "lock_dlm"):
         raise OptionError(f"option lockproto={options.lockproto} must be lock_nolock or lock_dlm")
     if options.writeback_cache and options.lockproto == "lock_dlm":
-        raise OptionError("option writeback_cache is for lock_nolock only: another node would not see the data")
+        raise OptionError("option writeback_cache is for lock_nolock only: others would not see the data")
 
 
 def parse_options(*texts: str) -> MountOptions:

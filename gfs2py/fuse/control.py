@@ -6,6 +6,7 @@ Source: Documentation/filesystems/fuse.rst (fusectl), /sys/class/bdi.
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def connection_number(device: int) -> int:
 
 
 @contextlib.contextmanager
-def _control_directory(number: int):  # type: ignore[no-untyped-def]
+def _control_directory(number: int) -> Iterator[Path]:
     """The connection's directory; fusectl is mounted privately for the moment where it is not mounted."""
     if (CONTROL / str(number)).is_dir():
         yield CONTROL / str(number)
@@ -81,7 +82,7 @@ def _control_directory(number: int):  # type: ignore[no-untyped-def]
 
 
 def abort_connection(number: int) -> bool:
-    """Fail every request of a connection, now and later: nobody waits for it any more. False if it is gone."""
+    """Fail every request of a connection, now and later: nobody waits for it. False if it is gone."""
     with _control_directory(number) as directory:
         try:
             (directory / "abort").write_text("1")
@@ -100,7 +101,7 @@ def requests_waiting(number: int) -> int:
 
 
 def tune(device: int, block: bool) -> None:
-    """Raise what the kernel allows a FUSE mount: read-ahead, and the share of dirty pages (1 % by default)."""
+    """Raise what the kernel allows a FUSE mount: read-ahead, and the share of dirty pages (1 % else)."""
     directory = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}{'-fuseblk' if block else ''}")
     for name, value in (("read_ahead_kb", READ_AHEAD_KB), ("strict_limit", 0),
                         ("max_ratio", MAX_DIRTY_RATIO_PERCENT)):

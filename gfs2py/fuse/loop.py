@@ -1,7 +1,8 @@
 """Loop devices: a tiny one, so that an image file can be the source of a fuseblk mount.
 
-Only fuseblk mounts get SYNCFS and a DESTROY that umount(2) waits for, and fuseblk wants a block device. It never reads
-it. So a 4 KiB file in memory becomes one; it goes by itself when the mount goes (LO_FLAGS_AUTOCLEAR).
+Only fuseblk mounts get SYNCFS and a DESTROY that umount(2) waits for, and fuseblk wants a block device. It
+never reads it. So a 4 KiB file in memory becomes one; it goes by itself when the mount goes
+(LO_FLAGS_AUTOCLEAR).
 Source: include/uapi/linux/loop.h, loop(4).
 """
 

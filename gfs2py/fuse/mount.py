@@ -1,9 +1,10 @@
-"""Attach a session to the tree: /dev/fuse opened, the right kind of mount made, the source shown that was asked for.
+"""Connect to the kernel's FUSE and attach to the tree, with the source shown that was asked for.
 
-Block devices are the source of a fuseblk mount themselves; the kernel claims them exclusively. An image file is mounted
-as fuseblk too, on a dummy loop device, because plain `fuse` mounts get no SYNCFS and umount does not wait for them.
-/proc/mounts shall show the image's path all the same: the superblock is made by a thread in a mount namespace of its
-own where the loop's device node is bound over the path, and attached here.
+Block devices are the source of a fuseblk mount themselves; the kernel claims them exclusively. An image
+file is mounted as fuseblk too, on a dummy loop device, because plain `fuse` mounts get no SYNCFS and umount
+does not wait for them. /proc/mounts shall show the image's path all the same: the superblock is made by a
+thread in a mount namespace of its own, where the loop's device node is bound over the path, and attached
+here.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import errno
 import os
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from gfs2py.fuse import _mount, control, loop
@@ -107,15 +109,15 @@ def _configure(fs_type: bytes, source: bytes, options: dict[bytes, bytes | None]
         os.close(config)
 
 
-def _in_thread(work):  # type: ignore[no-untyped-def]
+def _in_thread(work: Callable[[], int]) -> int:
     """Run in a thread that ends after it (its namespace with it); hand over result or exception."""
     result: list[int] = []
-    failure: list[BaseException] = []
+    failure: list[OSError] = []
 
     def body() -> None:
         try:
             result.append(work())
-        except BaseException as e:
+        except OSError as e:
             failure.append(e)
 
     thread = threading.Thread(target=body, name="gfs2d-mount")
@@ -137,7 +139,7 @@ def _image_superblock(image: str, options: dict[bytes, bytes | None], flags: int
         return _configure(b"fuseblk", os.fsencode(image), options, flags)
 
     try:
-        return int(_in_thread(work))
+        return _in_thread(work)
     finally:
         os.close(loop_fd)
 

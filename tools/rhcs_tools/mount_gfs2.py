@@ -2,7 +2,8 @@
 
     mount.gfs2 DEVICE-or-IMAGE DIRECTORY [-fnsv] [-o OPTIONS] [-t TYPE]
 
-Exit statuses as mount(8): 0 mounted, 1 usage or permissions, 2 system error, 4 internal bug, 8 interrupted, 32 failure.
+Exit statuses as mount(8): 0 mounted, 1 usage or permissions, 2 system error, 4 internal bug, 8 interrupted,
+32 failure.
 """
 
 import argparse
@@ -49,7 +50,8 @@ def remount(target: str, options: MountOptions) -> None:
     if entry is None or not entry.fs_type.endswith(".gfs2"):
         raise MountError(f"{target} is not a mounted GFS2")
     try:
-        _mount.mount(os.fsencode(entry.source), os.fsencode(entry.mount_point), b"none", options.vfs_flags, b"")
+        _mount.mount(os.fsencode(entry.source), os.fsencode(entry.mount_point), b"none", options.vfs_flags,
+                     b"")
     except OSError as e:
         raise MountError(f"cannot remount {target}: {e.strerror}") from e
 
@@ -60,7 +62,8 @@ def run(args: argparse.Namespace) -> None:
 
     options = read_options(args.options, args.sloppy)
     if args.verbose:
-        narrate(f"device {args.source}, mount point {args.target}, options {','.join(options.given) or 'none'}")
+        given = ",".join(options.given) or "none"
+        narrate(f"device {args.source}, mount point {args.target}, options {given}")
     if options.remount:
         remount(args.target, options)
         return

@@ -2,7 +2,7 @@
 
     umount.gfs2 DIRECTORY-or-DEVICE [-flnrv]
 
-umount(2) of a fuseblk mount waits for the daemon itself; this waits on for its end, also for a plain fuse mount.
+umount(2) of a fuseblk mount waits for the daemon itself; this waits on for its end, for plain fuse too.
 Exit statuses as umount(8): 0 unmounted, 1 usage, 2 system error, 32 failure.
 """
 
@@ -24,7 +24,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="umount.gfs2", description="unmount a GFS2 file system")
     parser.add_argument("target", metavar="DIRECTORY-or-DEVICE")
     parser.add_argument("-f", dest="force", action="store_true", help="abort what is under way")
-    parser.add_argument("-l", dest="lazy", action="store_true", help="detach now, end when nobody uses it any more")
+    parser.add_argument("-l", dest="lazy", action="store_true", help="detach now, end when nobody uses it")
     parser.add_argument("-n", dest="no_mtab", action="store_true", help="accepted; there is no mtab to write")
     parser.add_argument("-r", dest="read_only", action="store_true", help="accepted; nothing is remounted")
     parser.add_argument("-v", dest="verbose", action="store_true", help="tell each step")
@@ -50,7 +50,7 @@ def daemon_of(entry: control.MountEntry) -> int | None:
             continue
         try:
             words = (directory / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
-            if words[:1] == [b"gfs2d"] and words[1:3] == [os.fsencode(entry.source), os.fsencode(entry.mount_point)]:
+            if words[:3] == [b"gfs2d", os.fsencode(entry.source), os.fsencode(entry.mount_point)]:
                 return os.pidfd_open(int(directory.name))
         except OSError:
             continue
@@ -76,7 +76,7 @@ def unmount(args: argparse.Namespace) -> int:
     if args.verbose:
         print("umount.gfs2: waiting for gfs2d to end", flush=True)
     if not select.select([daemon], [], [], DAEMON_WAIT_S)[0]:
-        print(f"umount.gfs2: gfs2d of {entry.source} has not ended after {DAEMON_WAIT_S:.0f} s", file=sys.stderr)
+        print(f"umount.gfs2: gfs2d of {entry.source} still runs after {DAEMON_WAIT_S:.0f} s", file=sys.stderr)
         return EX_FAILURE
     return 0
 

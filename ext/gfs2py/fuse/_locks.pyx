@@ -8,8 +8,8 @@ from libc.errno cimport EAGAIN, EINVAL, ENOLCK
 from libc.stdint cimport uint32_t, uint64_t
 
 from gfs2py.fuse._ops cimport fs_lock
-from gfs2py.fuse._sys cimport (EDEADLK, F_RDLCK, F_UNLCK, F_WRLCK, calloc, free, pthread_mutex_destroy, pthread_mutex_init,
-                               pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock)
+from gfs2py.fuse._sys cimport (EDEADLK, F_RDLCK, F_UNLCK, F_WRLCK, calloc, free, pthread_mutex_destroy,
+                               pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock)
 
 cdef enum:
     N_BUCKETS = 4096            # hash chains of inodes with locks

@@ -44,7 +44,8 @@ cdef object fail(int err, str what):
     return OSError(err, f"{what}: {os.strerror(err)}")
 
 
-def mount(bytes source not None, bytes target not None, bytes fstype not None, unsigned long flags, bytes data not None):
+def mount(bytes source not None, bytes target not None, bytes fstype not None, unsigned long flags,
+          bytes data not None):
     """mount(2). Raises OSError."""
     cdef const char* s = source
     cdef const char* t = target

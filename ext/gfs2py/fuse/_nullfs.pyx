@@ -25,6 +25,7 @@ cdef enum:
 
 cdef uint32_t FS_IOC_GETFLAGS = 0x80086601U
 cdef uint32_t FS_IOC_SETFLAGS = 0x40086602U
+cdef uint32_t FS_IOC_FSGETXATTR = 0x801C581FU       # chattr(1) makes the kernel ask this first
 
 cdef struct nullfs:
     ntree* tree
@@ -712,6 +713,10 @@ cdef int op_copy(void* fs, fs_req* rq, uint64_t node_in, uint64_t fh_in, uint64_
 cdef int op_ioctl(void* fs, fs_req* rq, uint64_t ino, uint64_t fh, uint32_t cmd, bint isdir, const uint8_t* inbuf,
                   uint32_t in_size, uint8_t* outbuf, uint32_t out_size, uint32_t* out_len) noexcept nogil:
     cdef nnode* n
+    if cmd == FS_IOC_FSGETXATTR and out_size >= 28:
+        memset(outbuf, 0, 28)
+        out_len[0] = 28
+        return 0
     if cmd != FS_IOC_GETFLAGS and cmd != FS_IOC_SETFLAGS:
         return -ENOTTY
     n = get(<nullfs*>fs, ino)

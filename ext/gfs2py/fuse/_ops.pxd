@@ -66,7 +66,8 @@ cdef struct fs_dirbuf:              # what readdir fills; add returns 0 when tak
 cdef struct fs_ops:
     void (*init)(void* fs) noexcept nogil
     void (*destroy)(void* fs) noexcept nogil
-    int (*lookup)(void* fs, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen, fs_entry* out) noexcept nogil
+    int (*lookup)(void* fs, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen,
+                  fs_entry* out) noexcept nogil
     void (*forget)(void* fs, uint64_t nodeid, uint64_t nlookup) noexcept nogil
     int (*getattr)(void* fs, fs_req* rq, uint64_t nodeid, uint64_t fh, fs_attr* out, uint64_t* valid_ns) noexcept nogil
     int (*setattr)(void* fs, fs_req* rq, uint64_t nodeid, uint64_t fh, uint32_t valid, fs_attr* want, fs_attr* out,
@@ -109,7 +110,8 @@ cdef struct fs_ops:
     # size 0 asks for the length; otherwise -ERANGE when it does not fit
     int (*getxattr)(void* fs, fs_req* rq, uint64_t nodeid, const char* name, uint32_t namelen, uint8_t* buf,
                     uint32_t size, uint32_t* length) noexcept nogil
-    int (*listxattr)(void* fs, fs_req* rq, uint64_t nodeid, uint8_t* buf, uint32_t size, uint32_t* length) noexcept nogil
+    int (*listxattr)(void* fs, fs_req* rq, uint64_t nodeid, uint8_t* buf, uint32_t size,
+                     uint32_t* length) noexcept nogil
     int (*removexattr)(void* fs, fs_req* rq, uint64_t nodeid, const char* name, uint32_t namelen) noexcept nogil
     int (*fallocate)(void* fs, fs_req* rq, uint64_t nodeid, uint64_t fh, uint32_t mode, uint64_t off,
                      uint64_t length) noexcept nogil

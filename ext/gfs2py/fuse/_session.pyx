@@ -140,7 +140,7 @@ cdef class Session:
     """
 
     def __cinit__(self, FileSystemHandle handle not None, int fd, *, bint writeback=False, bint acl=False,
-                  int threads=0, uint32_t max_write_bytes=1 << 20, uint32_t max_readahead_bytes=2 << 20,
+                  int threads=0, uint32_t max_write_bytes=1 << 20, uint32_t max_readahead_bytes=4 << 20,
                   bint clone=True, bint hold_destroy=False):
         if handle.ops == NULL:
             raise ValueError("the file system handle has no operations")
@@ -269,7 +269,8 @@ cdef class Session:
         if kind == "inval_inode":
             err = session_notify_inval_inode(self.se, ino, off, length, NULL, NULL)
         elif kind == "inval_entry" or kind == "expire_entry":
-            err = session_notify_inval_entry(self.se, ino, name, <uint32_t>len(name), kind == "expire_entry", NULL, NULL)
+            err = session_notify_inval_entry(self.se, ino, name, <uint32_t>len(name), kind == "expire_entry",
+                                             NULL, NULL)
         elif kind == "delete":
             err = session_notify_delete(self.se, ino, child, name, <uint32_t>len(name), NULL, NULL)
         elif kind == "prune":

@@ -1,8 +1,8 @@
 """What the threads of a session share: workers, parked requests, counters, the notification queue.
 
 Threads: workers read requests from clones of /dev/fuse, run them and write the answer; runners serve parked requests
-that may go on; notifiers write notifications; the sentinel decides how many workers read. None touches Python. A request
-takes no lock of the session; `mutex` guards parking, interrupts and the coming and going of threads.
+that may go on; notifiers write notifications; the sentinel decides how many workers read. None touches Python. A
+request takes no lock of the session; `mutex` guards parking, interrupts and the coming and going of threads.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 

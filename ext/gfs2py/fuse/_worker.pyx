@@ -6,10 +6,10 @@ the list of parked ones, and the worker takes the next. When it may go on it sta
 the runners take it, and workers between two requests.
 
 How many workers read is decided by the sentinel, a thread that looks every millisecond while there is traffic. One
-reader serves quick requests cheapest: with several the kernel wakes them in turn, and each waking costs a context switch
-and cold caches (measured: 6 readers take 1.7 times the CPU of one for the same requests). A reader busy for long
-brings in another at the next look; a request known to wait (fsync) hands the reading over before it starts. Readers
-that have not been needed for a while stand by.
+reader serves quick requests cheapest: with several the kernel wakes them in turn, and each waking costs a context
+switch and cold caches (measured: 6 readers take 1.7 times the CPU of one for the same requests). A reader busy for
+long brings in another at the next look; a request known to wait (fsync) hands the reading over before it starts.
+Readers that have not been needed for a while stand by.
 
 INTERRUPT names a request that may be parked (it is run again, marked), in a worker's hand (noted; it counts when that
 run wants to park), or not yet known (read by another worker this very moment: EAGAIN makes the kernel ask again).
