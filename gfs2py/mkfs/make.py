@@ -20,6 +20,7 @@ from gfs2py.ondisk import structs
 from gfs2py.ondisk.geometry import SIZEOF_RGRP, Geometry, geometry
 
 WRITE_BYTES = 4 * MIB
+DIRECT_BYTES = 64 * 1024  # pieces of this size are not gathered
 
 Progress = Callable[[str, int, int], None]  # what is being made, how many are done, of how many
 
@@ -78,7 +79,7 @@ class Writer:
         off = block * self.bsize
         if self._buf and (off != self._start + len(self._buf) or len(self._buf) + len(data) > WRITE_BYTES):
             self.drain()
-        if len(data) >= WRITE_BYTES // 4:
+        if len(data) >= DIRECT_BYTES:
             self.drain()
             self.dev.write(off, data)
             return

@@ -58,9 +58,13 @@ def _round_up(value: int, unit: int) -> int:
     return -(-value // unit) * unit if unit else value
 
 
-def _rgrp(geo: Geometry, addr: int, blocks: int) -> Rgrp:
+def _rgrps(geo: Geometry, addr: int, count: int, blocks: int) -> list[Rgrp]:
+    """`count` groups of `blocks` blocks each, the first at `addr`; none if that is too small for one."""
     length, data = geo.rgrp_split(blocks)
-    return Rgrp(addr=addr, blocks=blocks, length=length, data0=addr + length, data=data)
+    if data < MIN_RGRP_DATA:
+        return []
+    return [Rgrp(addr=at, blocks=blocks, length=length, data0=at + length, data=data)
+            for at in range(addr, addr + count * blocks, blocks)]
 
 
 def divide(space: int, target: int, align: Alignment, largest: int) -> list[tuple[int, int]]:
@@ -92,16 +96,15 @@ def plan_rgrps(geo: Geometry, fs_blocks: int, journals: int, jsize_mb: int, rgsi
     journal_blocks = align.length(geo.rgrp_size_for_data(geo.blocks_for_file(jsize_mb * MIB)))
     if addr + journals * journal_blocks > fs_blocks:
         raise MkfsError("gfs2 will not fit on this device.")
-    groups = [_rgrp(geo, addr + j * journal_blocks, journal_blocks) for j in range(journals)]
+    groups = _rgrps(geo, addr, journals, journal_blocks)
     addr += journals * journal_blocks
     if addr < fs_blocks:
         cuts = divide(fs_blocks - addr, rgsize_mb * MIB // geo.bsize, align, MAX_RGSIZE_MB * MIB // geo.bsize)
         for count, blocks in cuts:
-            if count and geo.rgrp_split(blocks)[1] < MIN_RGRP_DATA:
-                continue
-            for _ in range(count):
-                groups.append(_rgrp(geo, addr, blocks))
-                addr += blocks
+            if count:
+                more = _rgrps(geo, addr, count, blocks)
+                addr += len(more) * blocks
+                groups += more
     for this, following in itertools.pairwise(groups):
         this.skip = following.addr - this.addr
     return groups

@@ -56,6 +56,16 @@ def _packer(name: str) -> struct.Struct:
     return struct.Struct(">" + "".join(codes))
 
 
+@cache
+def _defaults(name: str) -> Values:
+    """What pack() puts where nothing is given."""
+    st = structure(name)
+    values: Values = {f.name: 0 if f.is_number else b"" for f in st.fields}
+    if st.mh_type is not None and st.mh_format is not None:
+        values |= {"mh_magic": c.GFS2_MAGIC, "mh_type": st.mh_type, "mh_format": st.mh_format}
+    return values
+
+
 def _structure(which: str | Structure) -> Structure:
     return which if isinstance(which, Structure) else structure(which)
 
@@ -75,6 +85,15 @@ def pack(which: str | Structure, values: Mapping[str, Value]) -> bytes:
     Raises KeyError for an unknown field and ValueError for a value that does not fit.
     """
     st = _structure(which)
+    defaults = _defaults(st.name)
+    if values.keys() <= defaults.keys():
+        try:
+            # Text is padded by the packer, but cut without a word: put() below refuses it.
+            items = [values.get(name, default) for name, default in defaults.items()]
+            if all(isinstance(v, int) or len(v) <= f.width for v, f in zip(items, st.fields, strict=True)):
+                return _packer(st.name).pack(*items)
+        except struct.error:
+            pass  # put() finds out which field it is
     buf = bytearray(st.size)
     if st.mh_type is not None and st.mh_format is not None:
         put(st, buf, "mh_magic", c.GFS2_MAGIC)

@@ -7,7 +7,6 @@ line that says what was wrong.
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 
 from gfs2py.block._file import FileDevice
 from gfs2py.edit import patch, targets
@@ -201,6 +200,7 @@ def run(argv: list[str]) -> Iterator[str]:
             yield USAGE
             return
         if word == "-V":
+            from importlib.metadata import version  # slow to load, and nobody else needs it
             yield f"gfs2_edit {version('gfs2py')}"
             return
         as_hex = as_hex or word == "-x"

@@ -12,7 +12,6 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import NoReturn
 
 from gfs2py.block._file import FileDevice
@@ -65,8 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
                    help="Size of resource groups, in megabytes")
     p.add_argument("-t", metavar="<name>", help="Name of the lock table")
     p.add_argument("-U", metavar="<UUID>", help="The UUID of the file system")
-    p.add_argument("-V", action="version", version=f"mkfs.gfs2 {version('gfs2py')}",
-                   help="Display program version information, then exit")
+    p.add_argument("-V", action="store_true", help="Display program version information, then exit")
     p.add_argument("device", nargs="?", help="block device or image file")
     p.add_argument("size", nargs="?", type=int, help="size of the file system, in blocks")
     return p
@@ -305,6 +303,10 @@ def discard(dev: FileDevice, quiet: bool) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args([a for a in given if a != "gfs2"])  # mkfs(8) may pass the type along
+    if args.V:
+        from importlib.metadata import version  # slow to load, and nobody else needs it
+        print(f"mkfs.gfs2 {version('gfs2py')}")
+        return 0
     try:
         return run(args)
     except MkfsError as e:
