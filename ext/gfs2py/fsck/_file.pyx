@@ -27,12 +27,14 @@ cdef void _sizes(fsck* fs) noexcept nogil:
     fs.inptrs = (fs.bsize - SIZEOF_META_HEADER) // 8
     fs.jbsize = fs.bsize - SIZEOF_META_HEADER
     fs.sb_block = GFS2_SB_BYTE_ADDR // fs.bsize
-    # The tallest tree is the one whose capacity still fits into 64 bits of bytes, at most 10.
+    # The tallest tree is the first whose capacity no longer fits into 64 bits of bytes, at most 10.
     space = <uint64_t>fs.bsize * fs.diptrs
     h = 1
-    while h < 10 and space <= <uint64_t>0xFFFFFFFFFFFFFFFF // fs.inptrs:
-        space *= fs.inptrs
+    while h < 10:
         h += 1
+        if space > <uint64_t>0xFFFFFFFFFFFFFFFF // fs.inptrs:
+            break
+        space *= fs.inptrs
     fs.max_height = h
     fs.max_jheight = h
 
