@@ -1,9 +1,9 @@
 #!/bin/bash
 # Fills a GFS2 mount with one of everything; runs inside the kernel oracle's guest, in the mount.
 # N_BIG entries in the big directory and N_SMALL files elsewhere (defaults below) come from $IN/sizes if present.
-set -e
+set -euo pipefail
 N_BIG=400; N_SMALL=40
-[ -f "$IN/sizes" ] && . "$IN/sizes"
+if [ -f "${IN:-/none}/sizes" ]; then . "$IN/sizes"; fi
 cd "$MNT"
 
 mkdir plain deep big links special xattrs sparse jdata

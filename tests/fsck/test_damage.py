@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fsck.damages import TABLE, Damage, Patient
-from interop.commands import Commands
 
+from fsck.damages import TABLE, Damage, Patient
 from gfs2py.block import MemoryDevice, Snapshot
 from gfs2py.fsck import CODES, check
+from interop.commands import Commands
 
 IDS = [d.name for d in TABLE]
 

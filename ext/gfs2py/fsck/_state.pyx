@@ -13,6 +13,38 @@ cdef extern from *:
 
 # ---- memory ----
 
+cdef enum:
+    POOL = 6
+
+# Wave buffers of checks that are over: fresh ones would cost their page faults in every check of a small image.
+# Only touched with the GIL held (a Checker's construction and end).
+cdef char* pool[POOL]
+cdef uint64_t pool_bytes[POOL]
+
+
+cdef char* _take_raw(uint64_t length) noexcept nogil:
+    cdef int i
+    cdef char* p
+    for i in range(POOL):
+        if pool[i] != NULL and pool_bytes[i] == length:
+            p = pool[i]
+            pool[i] = NULL
+            return p
+    return <char*>dev_alloc(length)
+
+
+cdef void _give_raw(char* p, uint64_t length) noexcept nogil:
+    cdef int i
+    if p == NULL:
+        return
+    for i in range(POOL):
+        if pool[i] == NULL:
+            pool[i] = p
+            pool_bytes[i] = length
+            return
+    dev_free(p)
+
+
 cdef int fsck_init(fsck* fs, blkdev* dev) noexcept nogil:
     """An empty state on a device; the geometry comes with the superblock. 0 or -ENOMEM."""
     memset(fs, 0, sizeof(fsck))
@@ -47,7 +79,7 @@ cdef void fsck_free(fsck* fs) noexcept nogil:
 
 
 cdef int wave_init(wave* w, uint32_t max_blocks, uint64_t raw_bytes) noexcept nogil:
-    w.raw = <char*>dev_alloc(raw_bytes)
+    w.raw = _take_raw(raw_bytes)
     w.raw_bytes = raw_bytes
     w.max_blocks = max_blocks
     w.max_segs = max_blocks
@@ -60,7 +92,7 @@ cdef int wave_init(wave* w, uint32_t max_blocks, uint64_t raw_bytes) noexcept no
 
 
 cdef void wave_free(wave* w) noexcept nogil:
-    dev_free(w.raw)
+    _give_raw(w.raw, w.raw_bytes)
     free(w.ptr)
     free(w.segs)
     free(w.seg_of)
