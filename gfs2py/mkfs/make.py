@@ -5,6 +5,7 @@ off leaves no file system rather than half of one. In between everything is writ
 and in large pieces. Source for the layout: gfs2-utils mkfs/main_mkfs.c.
 """
 
+import os
 import stat
 import uuid as uuidlib
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from gfs2py.mkfs._journal import fill_journal
 from gfs2py.mkfs.metafs import Allocator, Blocks, Directory, Inode, dinode, pointers
 from gfs2py.mkfs.options import DEFAULT_BSIZE, MIB, MkfsError, MkfsOptions, journal_size_mb
 from gfs2py.mkfs.plan import Alignment, Rgrp, plan_rgrps
+from gfs2py.mkfs.probe import open_device
 from gfs2py.ondisk import constants as c
 from gfs2py.ondisk import structs
 from gfs2py.ondisk.geometry import SIZEOF_RGRP, Geometry, geometry
@@ -132,9 +134,16 @@ def _alignment(options: MkfsOptions, bsize: int) -> Alignment | None:
     return Alignment(options.swidth // bsize, options.sunit // bsize)
 
 
-def make_fs(dev: MkfsDevice, options: MkfsOptions, *, alignment: Alignment | None = None,
-            progress: Progress = _nothing) -> Made:
-    """Makes a file system on `dev`. Raises MkfsError when the request cannot be met, OSError from `dev`."""
+def make_fs(dev: MkfsDevice | str | os.PathLike[str], options: MkfsOptions, *,
+            alignment: Alignment | None = None, progress: Progress = _nothing) -> Made:
+    """Makes a file system on a device, or on the block device or image file of that name.
+
+    What is there is overwritten unasked. Raises MkfsError when the request cannot be met or the device is in
+    use, OSError from the device.
+    """
+    if isinstance(dev, str | os.PathLike):
+        with open_device(dev) as opened:
+            return make_fs(opened, options, alignment=alignment, progress=progress)
     return write_plan(dev, plan(dev.size_bytes, options, alignment), progress)
 
 

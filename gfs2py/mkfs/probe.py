@@ -11,6 +11,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from gfs2py.block._file import FileDevice
 from gfs2py.mkfs.options import DEFAULT_BSIZE, MkfsError
 from gfs2py.mkfs.plan import Alignment
 from gfs2py.ondisk.constants import BLOCK_SIZES
@@ -103,6 +104,25 @@ def contents(path: str) -> str | None:
     if "PTTYPE" in tags:
         return f"It appears to contain a partition table ({tags['PTTYPE']})."
     return None
+
+
+def open_device(path: str | os.PathLike[str]) -> FileDevice:
+    """Opens for this process alone. Raises MkfsError (status 1) with the reason why not."""
+    path = os.fspath(path)
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
+            raise MkfsError(f"'{path}' is not a block device or regular file", 1)
+        if (user := user_of(path)) is not None:
+            raise MkfsError(f"{path}: {os.strerror(errno.EBUSY)} ({user})", 1)
+        # Buffered: everything is written once, in order, and flushed at the end.
+        dev = FileDevice(path, direct=False, exclusive=True)
+    except OSError as e:
+        raise MkfsError(f"{path}: {os.strerror(e.errno or errno.EIO)}", 1) from None
+    if dev.size_bytes < 1:
+        dev.close()
+        raise MkfsError(f"Device '{path}' is too small", 1)
+    return dev
 
 
 def unescape(text: str) -> str:

@@ -7,7 +7,6 @@ Options, output and exit statuses follow mkfs.gfs2(8) of gfs2-utils 3.5: 0 done,
 import argparse
 import errno
 import os
-import stat
 import sys
 import time
 import uuid
@@ -150,23 +149,6 @@ def options_of(args: argparse.Namespace) -> tuple[MkfsOptions, probe.Topology | 
     return options, topo
 
 
-def open_device(path: str) -> FileDevice:
-    """Opens for this process alone. Raises MkfsError (status 1) with the reason why not."""
-    try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):
-            raise MkfsError(f"'{path}' is not a block device or regular file", 1)
-        if (user := probe.user_of(path)) is not None:
-            raise MkfsError(f"{path}: {os.strerror(errno.EBUSY)} ({user})", 1)
-        dev = FileDevice(path, direct=False, exclusive=True)
-    except OSError as e:
-        raise MkfsError(f"{path}: {os.strerror(e.errno or errno.EIO)}", 1) from None
-    if dev.size_bytes < 1:
-        dev.close()
-        raise MkfsError(f"Device '{path}' is too small", 1)
-    return dev
-
-
 def are_you_sure() -> bool:
     while True:
         print("Are you sure you want to proceed? [y/n] ", end="", flush=True)
@@ -250,7 +232,7 @@ def run(args: argparse.Namespace) -> int:
     """The whole command. Raises MkfsError."""
     options, pretended = options_of(args)
     path = args.device
-    with open_device(path) as dev:
+    with probe.open_device(path) as dev:
         is_block = dev.is_block
         topo = pretended or probe.topology(dev.fileno())
         found = None if args.O and args.q else probe_contents(path, args.O)

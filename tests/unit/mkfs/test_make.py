@@ -2,11 +2,13 @@
 
 import random
 import uuid
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gfs2py.block._file import FileDevice
 from gfs2py.block._memory import MemoryDevice
 from gfs2py.edit.reader import Inode, Reader
 from gfs2py.mkfs._journal import fill_journal
@@ -252,6 +254,17 @@ def test_directories_hold_what_was_added(bsize: int, names: set[bytes]) -> None:
             index = entry.hash >> 32 - depth
             chain = int.from_bytes(table[8 * index:8 * index + 8], "big")
             assert entry.block == chain or structs.get("leaf", leaves[chain], "lf_next")
+
+
+def test_a_path_is_opened_for_us_alone(tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    with image.open("wb") as f:
+        f.truncate(64 * MIB)
+    made = make_fs(image, options())
+    with FileDevice(image, direct=False, exclusive=True) as dev:
+        assert Reader(dev).root_addr == made.root_addr
+        with pytest.raises(MkfsError, match="busy"):
+            make_fs(image, options())
 
 
 def test_space_runs_out_with_a_message() -> None:
