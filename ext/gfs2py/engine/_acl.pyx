@@ -163,7 +163,7 @@ cdef bint limit_to_mode(uint8_t* acl, uint32_t count, uint32_t* mode) noexcept n
 
 
 cdef void follow_mode(uint8_t* acl, uint32_t count, uint32_t mode) noexcept nogil:
-    """chmod: owner and others get the mode's bits; the group bits go to the mask, if there is one, else to the group."""
+    """chmod: owner and others get the mode's bits; the group bits go to the mask if there is one, else to the group."""
     cdef acl_entry* e
     cdef acl_entry* group = NULL
     cdef acl_entry* mask = NULL
@@ -185,7 +185,8 @@ cdef void follow_mode(uint8_t* acl, uint32_t count, uint32_t mode) noexcept nogi
         e.perm = htole16(<uint16_t>(mode >> 3 & 7))
 
 
-cdef int load(opctx* cx, inode* ip, const char* name, uint32_t namelen, uint8_t* acl, uint32_t* size, uint32_t* count) noexcept nogil:
+cdef int load(opctx* cx, inode* ip, const char* name, uint32_t namelen, uint8_t* acl, uint32_t* size,
+              uint32_t* count) noexcept nogil:
     """The stored ACL, checked; *count = 0 when there is none."""
     cdef int err
     count[0] = 0

@@ -8,9 +8,9 @@ cdef struct dir_found:
 
 # The directory's glock is held (SH is enough). 0 or -ENOENT.
 cdef int dir_search(opctx* cx, inode* dip, const char* name, uint32_t namelen, dir_found* out) noexcept nogil
-# Log blocks and (worst) allocated blocks that dir_add of one entry of this name length needs right now (EX held): a stuffed
-# insert needs none to be allocated; a split, a new chain leaf, a doubled hash table do. -ENOSPC-free planning. The log
-# blocks are those of the directory with its dinode; the resource group's (rgrp_trans_blocks) come on top.
+# Log blocks and (worst) allocated blocks that dir_add of one entry of this name length needs right now (EX held): a
+# stuffed insert needs none to be allocated; a split, a new chain leaf, a doubled hash table do. -ENOSPC-free planning.
+# The log blocks are those of the directory with its dinode; the resource group's (rgrp_trans_blocks) come on top.
 # -EFBIG, -EMLINK: 2^32 - 1 entries or links.
 cdef int dir_add_need(opctx* cx, inode* dip, const char* name, uint32_t namelen, uint32_t* alloc_blocks,
                       uint32_t* log_blocks) noexcept nogil

@@ -264,6 +264,7 @@ def py_find(const uint8_t[::1] block not None, uint32_t start, const unsigned ch
     cdef uint32_t n = <uint32_t>name_size(name)
     cdef uint32_t off = 0
     cdef uint32_t prev = 0
+    cdef const gfs2_dirent* d
     cdef dent_bad bad
     cdef int r = dents_find(&block[0], start, bsize, <const char*>&name[0], n,
                             gfs2_dir_hash(<const char*>&name[0], n), &off, &prev, &bad)
@@ -271,7 +272,8 @@ def py_find(const uint8_t[::1] block not None, uint32_t start, const unsigned ch
         raise damage(&bad)
     if r == 0:
         return None
-    return (be64toh((<const gfs2_dirent*>&block[off]).de_inum.no_addr), be16toh((<const gfs2_dirent*>&block[off]).de_type))
+    d = <const gfs2_dirent*>&block[off]
+    return (be64toh(d.de_inum.no_addr), be16toh(d.de_type))
 
 
 def py_insert(uint8_t[::1] block not None, uint32_t start, const unsigned char[::1] name not None, uint64_t no_addr,

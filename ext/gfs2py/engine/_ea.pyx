@@ -86,7 +86,8 @@ cdef bint ea_room(const uint8_t* blk, uint32_t bsize, uint32_t size, uint32_t* o
     return False
 
 
-cdef uint32_t ea_put(uint8_t* blk, uint32_t off, const ea_key* key, uint32_t data_len, uint32_t num_ptrs) noexcept nogil:
+cdef uint32_t ea_put(uint8_t* blk, uint32_t off, const ea_key* key, uint32_t data_len,
+                     uint32_t num_ptrs) noexcept nogil:
     cdef gfs2_ea_header* ea = <gfs2_ea_header*>(blk + off)
     cdef uint32_t rec = be32toh(ea.ea_rec_len)
     cdef uint8_t last = ea.ea_flags & GFS2_EAFLAG_LAST
@@ -151,6 +152,7 @@ def py_records(const uint8_t[::1] block not None, uint32_t max_type = 4) -> list
     """(offset, type, name, stuffed value or number of pointers) of each record in use; ValueError names damage."""
     cdef uint32_t bsize = checked(block, max_type)
     cdef uint32_t off = SIZEOF_META_HEADER
+    cdef uint32_t at
     cdef const gfs2_ea_header* ea
     cdef const char* p
     out = []
@@ -159,7 +161,8 @@ def py_records(const uint8_t[::1] block not None, uint32_t max_type = 4) -> list
         if ea.ea_type != GFS2_EATYPE_UNUSED:
             p = <const char*>&block[off]
             name = p[SIZEOF_EA_HEADER:SIZEOF_EA_HEADER + ea.ea_name_len]
-            value = ea.ea_num_ptrs or p[ea_value_at(ea.ea_name_len):ea_value_at(ea.ea_name_len) + be32toh(ea.ea_data_len)]
+            at = ea_value_at(ea.ea_name_len)
+            value = ea.ea_num_ptrs or p[at:at + be32toh(ea.ea_data_len)]
             out.append((off, ea.ea_type, name, value))
         off += be32toh(ea.ea_rec_len)
     return out

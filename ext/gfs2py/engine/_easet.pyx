@@ -1,8 +1,8 @@
 """Changing extended attributes; see _easet.pxd. Source of behaviour: fs/gfs2/xattr.c.
 
 Where the kernel needs two transactions to replace a value in blocks of its own (new record first, old blocks freed
-afterwards), one does here: the groups of the blocks to be freed are locked first, then space is reserved, then all of it
-happens at once. Blocks of the old value are used again for the new one as far as they go.
+afterwards), one does here: the groups of the blocks to be freed are locked first, then space is reserved, then all of
+it happens at once. Blocks of the old value are used again for the new one as far as they go.
 """
 from libc.errno cimport ENOENT, ENOMEM, ENOSPC, ERANGE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -164,7 +164,8 @@ cdef int add_record_block(opctx* cx, inode* ip, const eachange* ch, buf** out) n
     return 0
 
 
-cdef int write_data(opctx* cx, inode* ip, const eachange* ch, uint64_t* ptrs, const uint8_t* value, uint32_t size) noexcept nogil:
+cdef int write_data(opctx* cx, inode* ip, const eachange* ch, uint64_t* ptrs, const uint8_t* value,
+                    uint32_t size) noexcept nogil:
     """The value goes into data blocks, the old value's first; their numbers into the record."""
     cdef sbd* sd = cx.sd
     cdef uint32_t i
@@ -204,7 +205,8 @@ cdef int take_old(opctx* cx, inode* ip, const ea_key* key, const eachange* ch) n
     return 0
 
 
-cdef int put_new(opctx* cx, inode* ip, const ea_key* key, const eachange* ch, const uint8_t* value, uint32_t size) noexcept nogil:
+cdef int put_new(opctx* cx, inode* ip, const ea_key* key, const eachange* ch, const uint8_t* value,
+                 uint32_t size) noexcept nogil:
     cdef uint32_t off = SIZEOF_META_HEADER
     cdef buf* b = NULL
     cdef int err
@@ -228,7 +230,8 @@ cdef int put_new(opctx* cx, inode* ip, const ea_key* key, const eachange* ch, co
     return err
 
 
-cdef int carry_out(opctx* cx, inode* ip, const ea_key* key, eachange* ch, const uint8_t* value, uint32_t size) noexcept nogil:
+cdef int carry_out(opctx* cx, inode* ip, const ea_key* key, eachange* ch, const uint8_t* value,
+                   uint32_t size) noexcept nogil:
     """Locks, reserves, and does it all in one transaction."""
     cdef uint32_t alloc = ch.grow + ch.np - ch.n_reused
     cdef uint32_t got = 0
@@ -269,7 +272,8 @@ cdef int carry_out(opctx* cx, inode* ip, const ea_key* key, eachange* ch, const 
     return err
 
 
-cdef int change(opctx* cx, inode* ip, const ea_key* key, const uint8_t* value, uint32_t size, uint32_t rec, uint32_t np) noexcept nogil:
+cdef int change(opctx* cx, inode* ip, const ea_key* key, const uint8_t* value, uint32_t size, uint32_t rec,
+                uint32_t np) noexcept nogil:
     cdef eachange* ch = <eachange*>calloc(1, sizeof(eachange))
     cdef uint32_t i
     cdef int err
@@ -308,7 +312,7 @@ cdef int ea_remove(opctx* cx, inode* ip, const ea_key* key) noexcept nogil:
 # ---- freeing all ---------------------------------------------------------------------------------------------------
 
 cdef int collect_data(opctx* cx, freeset* fs, const buf* b) noexcept nogil:
-    """All data blocks that records of this block point to, also those of unused records. 1 all of them, 0 it is full."""
+    """All data blocks that records of this block point to, also of unused records. 1 all of them, 0 it is full."""
     cdef uint32_t off = SIZEOF_META_HEADER
     cdef uint32_t i
     cdef const uint64_t* ptrs

@@ -30,7 +30,8 @@ cdef int exhash_next(opctx* cx, inode* dip, buf** leaf, uint64_t* walked) noexce
 # What an insert would do; reads only. Works for stuffed directories too.
 cdef int exhash_plan_add(opctx* cx, inode* dip, uint32_t hash, uint32_t namelen, exhash_plan* plan) noexcept nogil
 # Blocks that carrying out the plan allocates, and log blocks (without those of resource groups).
-cdef void exhash_plan_need(opctx* cx, inode* dip, const exhash_plan* plan, uint32_t* alloc_blocks, uint32_t* log_blocks) noexcept nogil
+cdef void exhash_plan_need(opctx* cx, inode* dip, const exhash_plan* plan, uint32_t* alloc_blocks,
+                           uint32_t* log_blocks) noexcept nogil
 # Within a transaction: carries out the plan up to the point where a leaf has room. Dirties the dinode.
 cdef int exhash_make_room(opctx* cx, inode* dip, uint32_t hash, const exhash_plan* plan) noexcept nogil
 cdef void exhash_forget(inode* dip) noexcept nogil

@@ -514,7 +514,8 @@ cdef int exhash_plan_add(opctx* cx, inode* dip, uint32_t hash, uint32_t namelen,
     return err
 
 
-cdef void exhash_plan_need(opctx* cx, inode* dip, const exhash_plan* plan, uint32_t* alloc_blocks, uint32_t* log_blocks) noexcept nogil:
+cdef void exhash_plan_need(opctx* cx, inode* dip, const exhash_plan* plan, uint32_t* alloc_blocks,
+                           uint32_t* log_blocks) noexcept nogil:
     cdef sbd* sd = cx.sd
     cdef uint32_t leaves = plan.splits + (1 if plan.make else 0) + (1 if plan.chain else 0)
     cdef uint32_t now = base_depth(sd) if plan.make else dip.depth

@@ -1,9 +1,9 @@
 """Reading a directory in the order of its cookies.
 
-A cookie is COOKIE_FIRST + (hash << 30 | second hash << 10 | place among those alike in both). Nothing in it depends on
-where an entry lies, nor (but for names alike in 52 bits of two hashes) on which other entries exist: however the
-directory changes between two calls, every entry that stays is returned exactly once. Splits and doublings do not matter,
-since leaves are in hash order. Cookies stay below 2^63.
+A cookie is COOKIE_FIRST + (hash << 30 | second hash << 10 | place among those alike in both). Nothing in it depends
+on where an entry lies, nor (but for names alike in 52 bits of two hashes) on which other entries exist: however the
+directory changes between two calls, every entry that stays is returned exactly once. Splits and doublings do not
+matter, since leaves are in hash order. Cookies stay below 2^63.
 """
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from gfs2py.engine._incore cimport inode, opctx

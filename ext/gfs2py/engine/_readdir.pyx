@@ -148,7 +148,8 @@ cdef int read_stuffed(opctx* cx, inode* dip, gathered* g, uint64_t from_key) noe
     return err
 
 
-cdef int read_chain(opctx* cx, inode* dip, gathered* g, uint64_t blkno, uint64_t from_key, uint32_t* depth) noexcept nogil:
+cdef int read_chain(opctx* cx, inode* dip, gathered* g, uint64_t blkno, uint64_t from_key,
+                    uint32_t* depth) noexcept nogil:
     """Gathers a leaf and all that are chained to it; *depth = lf_depth of the first."""
     cdef uint64_t walked = 0
     cdef uint32_t live

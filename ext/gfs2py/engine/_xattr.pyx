@@ -150,7 +150,8 @@ cdef int copy_value(opctx* cx, const buf* b, uint32_t off, uint8_t* out) noexcep
     return 0
 
 
-cdef int xattr_get(opctx* cx, inode* ip, const char* name, uint32_t namelen, uint8_t* out, uint32_t size, uint32_t* length) noexcept nogil:
+cdef int xattr_get(opctx* cx, inode* ip, const char* name, uint32_t namelen, uint8_t* out, uint32_t size,
+                   uint32_t* length) noexcept nogil:
     cdef ea_key key
     cdef buf* b = NULL
     cdef uint32_t off = 0
