@@ -19,6 +19,8 @@ cdef inline void bm_set(uint8_t* p, uint32_t i, uint32_t state) noexcept nogil:
 # The first position in [start, end) that has `state` (bm_find) or has another state (bm_run_end); `end` when none has.
 cdef uint32_t bm_find(const uint8_t* p, uint32_t start, uint32_t end, uint32_t state) noexcept nogil
 cdef uint32_t bm_run_end(const uint8_t* p, uint32_t start, uint32_t end, uint32_t state) noexcept nogil
+# The first multiple of 32 at or after start from which on 32 positions are free, all before `end`; else `end`.
+cdef uint32_t bm_find_free_word(const uint8_t* p, uint32_t start, uint32_t end) noexcept nogil
 # Sets [start, end) to `state`.
 cdef void bm_set_run(uint8_t* p, uint32_t start, uint32_t end, uint32_t state) noexcept nogil
 # Adds the number of positions of [start, end) in each state to counts[4].

@@ -79,6 +79,17 @@ cdef uint32_t bm_run_end(const uint8_t* p, uint32_t start, uint32_t end, uint32_
     return end
 
 
+cdef uint32_t bm_find_free_word(const uint8_t* p, uint32_t start, uint32_t end) noexcept nogil:
+    cdef uint32_t word = (start + PER_WORD - 1) // PER_WORD
+    cdef uint64_t w
+    while (<uint64_t>word + 1) * PER_WORD <= end:
+        memcpy(&w, p + <uint64_t>word * 8, 8)
+        if w == 0:
+            return word * PER_WORD
+        word += 1
+    return end
+
+
 cdef void bm_set_run(uint8_t* p, uint32_t start, uint32_t end, uint32_t state) noexcept nogil:
     cdef uint32_t i = start, whole
     while i < end and (i & 3) != 0:
@@ -133,6 +144,14 @@ def bitmap_find(const uint8_t[::1] bits not None, long long start, long long end
     cdef uint32_t at
     check(bits.shape[0], start, end, state)
     at = bm_find(base(bits), <uint32_t>start, <uint32_t>end, <uint32_t>state)
+    return None if at == end else at
+
+
+def bitmap_find_free_word(const uint8_t[::1] bits not None, long long start, long long end):
+    """The first multiple of 32 in [start, end) that begins 32 free positions, or None. Raises ValueError outside."""
+    cdef uint32_t at
+    check(bits.shape[0], start, end, 0)
+    at = bm_find_free_word(base(bits), <uint32_t>start, <uint32_t>end)
     return None if at == end else at
 
 

@@ -15,8 +15,8 @@ The passes over the groups, from choosy to desperate:
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from gfs2py.engine._incore cimport inode, opctx, rgrpd, sbd
 from gfs2py.engine._log cimport log_flush
-from gfs2py.engine._rgrp_core cimport (rg_header_out, rg_next, rg_run_end, rg_set, rgrp_find, rgrp_lock, rgrp_trylock,
-                                       rgrp_unlock)
+from gfs2py.engine._rgrp_core cimport (rg_header_out, rg_next, rg_next_word, rg_run_end, rg_set, rgrp_find,
+                                       rgrp_lock, rgrp_trylock, rgrp_unlock)
 from gfs2py.engine._sbd cimport sd_assert_failed
 from gfs2py.engine._sync cimport (dl_del, dl_empty, dl_init, dlink, pthread_mutex_lock, pthread_mutex_unlock)
 from gfs2py.ondisk._ondisk cimport (GFS2_BLKST_DINODE, GFS2_BLKST_FREE, GFS2_BLKST_USED, GFS2_DIF_SYSTEM,
@@ -31,6 +31,9 @@ cdef enum:
     S_IFMT = 0o170000, S_IFDIR = 0o040000, S_IFREG = 0o100000
     RS_MIN = 32                     # blocks in the smallest reservation
     RS_MAX = 8192                   # in the largest
+    WORDLESS = 62                   # the longest run that need not fill an aligned word of 32
+    WORD_RUNS = 2048                # free runs looked at in one search by words
+    HOLE_RUNS = 256                 # and one by one
     RS_PER_GROUP = 256              # reservations at most, the list is searched from its head
     ORLOV_SAMPLE = 8                # groups compared for a new top directory
     BUSY_ROUNDS = 200               # of 1 ms, when groups below a held one are busy
@@ -103,19 +106,34 @@ cdef inline bint _rs_in(inode* ip, rgrpd* rgd) noexcept nogil:
 
 # ---- searching (group locked, rgd.mx held) --------------------------------------------------------------------------
 
-cdef uint32_t _search_part(rgrpd* rgd, inode* ip, uint32_t pos, uint32_t end, uint32_t want, uint32_t* best,
-                           uint32_t best_len) noexcept nogil:
-    """The first run of `want` allocatable blocks in [pos, end) off others' reservations, else the longest one.
+cdef uint32_t _candidate(rgrpd* rgd, uint32_t pos, uint32_t end, bint coarse) noexcept nogil:
+    """The start of the next free run from pos on; coarse: of the next one that fills a word of the bitmap."""
+    cdef uint32_t at
+    if not coarse:
+        return rg_next(rgd, pos, end, GFS2_BLKST_FREE, 1)
+    at = rg_next_word(rgd, pos, end)
+    if at < end:
+        # The run begins in the word before.
+        while at > pos and rg_run_end(rgd, at - 1, at, GFS2_BLKST_FREE, 1) == at:
+            at -= 1
+    return at
 
-    Returns its length and sets *best, unless nothing longer than best_len is found (then best_len).
+
+cdef uint32_t _search_part(rgrpd* rgd, inode* ip, uint32_t pos, uint32_t end, uint32_t want, bint coarse,
+                           uint32_t* budget, uint32_t* best, uint32_t best_len) noexcept nogil:
+    """The first run of `want` allocatable blocks in [pos, end) off others' reservations, else the longest one seen.
+
+    Returns its length and sets *best, unless nothing longer than best_len is found (then best_len). Looks at *budget
+    runs, and at as many more as it takes to find one at all.
     """
     cdef dlink* l = rgd.rs_list.next
     cdef inode* other
     cdef uint32_t at, stop, rs
-    while pos < end:
-        at = rg_next(rgd, pos, end, GFS2_BLKST_FREE, 1)
+    while pos < end and (budget[0] or best_len == 0):
+        at = _candidate(rgd, pos, end, coarse)
         if at == end:
             break
+        budget[0] -= 1 if budget[0] else 0
         stop = rg_run_end(rgd, at, min(end, at + want), GFS2_BLKST_FREE, 1)
         while l != &rgd.rs_list and (l.owner == <void*>ip or
                                      _rs_start(l, rgd) + (<inode*>l.owner).rs_len <= at):
@@ -135,16 +153,36 @@ cdef uint32_t _search_part(rgrpd* rgd, inode* ip, uint32_t pos, uint32_t end, ui
     return best_len
 
 
+cdef uint32_t _search_all(rgrpd* rgd, inode* ip, uint32_t goal, uint32_t want, bint coarse, uint32_t* budget,
+                          uint32_t* pos) noexcept nogil:
+    """Both parts of the group, from the goal on first."""
+    cdef uint32_t n = _search_part(rgd, ip, goal, rgd.data, want, coarse, budget, pos, 0)
+    if n < want and goal and (budget[0] or n == 0):
+        # So far beyond the goal that a run across it is seen whole.
+        n = _search_part(rgd, ip, 0, <uint32_t>min(goal + <uint64_t>want, <uint64_t>rgd.data), want, coarse, budget,
+                         pos, n)
+    return n
+
+
 cdef uint32_t _search(rgrpd* rgd, inode* ip, uint32_t goal, uint32_t want, uint32_t* pos) noexcept nogil:
-    """A run of up to `want` blocks, from goal on and around; 0 when there is no block off others' reservations."""
-    cdef uint32_t n
+    """A run of up to `want` blocks, from goal on and around; 0 when there is no block off others' reservations.
+
+    Long runs are sought by whole words, which costs microseconds even in a group of many holes: a run of WORDLESS + 1
+    blocks cannot but fill one. Only when there is none are holes looked at one by one.
+    """
+    cdef uint32_t n, budget = WORD_RUNS
     if rgd.extfail and want >= rgd.extfail:
         want = max(rgd.extfail - 1, <uint32_t>1)
-    n = _search_part(rgd, ip, goal, rgd.data, want, pos, 0)
-    if n < want and goal:
-        # So far beyond the goal that a run across it is seen whole.
-        n = _search_part(rgd, ip, 0, <uint32_t>min(goal + <uint64_t>want, <uint64_t>rgd.data), want, pos, n)
-    if n < want:
+    if want >= 32 and (rgd.extfail == 0 or rgd.extfail > WORDLESS + 1):
+        n = _search_all(rgd, ip, goal, want, 1, &budget, pos)
+        if n < want and budget:
+            rgd.extfail = max(n, <uint32_t>WORDLESS) + 1
+        if n >= 32:
+            return n
+    budget = HOLE_RUNS
+    want = min(want, <uint32_t>WORDLESS)
+    n = _search_all(rgd, ip, goal, want, 0, &budget, pos)
+    if n < want and budget:
         rgd.extfail = n + 1
     return n
 

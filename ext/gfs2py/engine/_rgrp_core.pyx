@@ -7,7 +7,7 @@ locking a busy group costs one mutex. All others live in the buffer cache as any
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memcpy, memset
-from gfs2py.engine._bitmap cimport bm_count, bm_find, bm_get, bm_run_end, bm_set_run
+from gfs2py.engine._bitmap cimport bm_count, bm_find, bm_find_free_word, bm_get, bm_run_end, bm_set_run
 from gfs2py.engine._cache cimport buf_put, buf_readahead, meta_read
 from gfs2py.engine._file cimport internal_read
 from gfs2py.engine._incore cimport LM_ST_EXCLUSIVE, LM_TYPE_RGRP, buf, inode, opctx, rgrpd, sbd
@@ -65,6 +65,18 @@ cdef uint32_t rg_next(rgrpd* rgd, uint32_t pos, uint32_t end, uint32_t state, bi
         i = rg_place(rgd, pos, &bit, &stop)
         n = min(stop, end) - pos
         at = bm_find(rg_bitmap(rgd, i, clone), bit, bit + n, state)
+        if at != bit + n:
+            return pos + (at - bit)
+        pos += n
+    return end
+
+
+cdef uint32_t rg_next_word(rgrpd* rgd, uint32_t pos, uint32_t end) noexcept nogil:
+    cdef uint32_t i, bit, stop, n, at
+    while pos < end:
+        i = rg_place(rgd, pos, &bit, &stop)
+        n = min(stop, end) - pos
+        at = bm_find_free_word(rg_bitmap(rgd, i, 1), bit, bit + n)
         if at != bit + n:
             return pos + (at - bit)
         pos += n

@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gfs2py.engine._bitmap import bitmap_count, bitmap_find, bitmap_get, bitmap_run_end, bitmap_set_run
+from gfs2py.engine._bitmap import (
+    bitmap_count,
+    bitmap_find,
+    bitmap_find_free_word,
+    bitmap_get,
+    bitmap_run_end,
+    bitmap_set_run,
+)
 
 
 def states_of(bits: bytes) -> list[int]:
@@ -17,6 +24,10 @@ def slow_find(states: list[int], start: int, end: int, state: int) -> int | None
 
 def slow_run_end(states: list[int], start: int, end: int, state: int) -> int:
     return next((i for i in range(start, end) if states[i] != state), end)
+
+
+def slow_find_free_word(states: list[int], start: int, end: int) -> int | None:
+    return next((i for i in range(start, end - 31) if i % 32 == 0 and not any(states[i : i + 32])), None)
 
 
 @st.composite
@@ -38,6 +49,7 @@ def test_searching_is_as_the_slow_twin(case: tuple[bytes, int, int], state: int)
     states = states_of(bits)
     assert bitmap_find(bits, start, end, state) == slow_find(states, start, end, state)
     assert bitmap_run_end(bits, start, end, state) == slow_run_end(states, start, end, state)
+    assert bitmap_find_free_word(bits, start, end) == slow_find_free_word(states, start, end)
     assert bitmap_count(bits, start, end) == tuple(states[start:end].count(s) for s in range(4))
 
 
