@@ -11,180 +11,29 @@ are more than QD_MAX. When every slot is taken a change lives in memory only unt
 
 Locks: quota file's glock -> resource groups -> transaction -> q.lock. q.lock is held for moments only.
 """
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
-from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from gfs2py.engine._bmap cimport bmap_alloc, bmap_alloc_need, bmap_lookup
-from gfs2py.engine._cache cimport buf_new, buf_put, buf_read, buf_readahead, meta_read
+from gfs2py.engine._cache cimport buf_new, buf_put, buf_read
 from gfs2py.engine._file cimport internal_read
 from gfs2py.engine._incore cimport (LM_ST_EXCLUSIVE, LM_ST_SHARED, SDF_QUOTA_ACCOUNT, SDF_QUOTA_ENFORCE,
                                     SDF_QUOTA_QUIET, SDF_RDONLY, buf, inode, opctx, sbd)
 from gfs2py.engine._inode cimport inode_dirty, inode_lock, inode_touch, inode_unlock
-from gfs2py.engine._log cimport trans_add_data, trans_add_meta, trans_begin, trans_end
+from gfs2py.engine._log cimport trans_add_data, trans_begin, trans_end
+from gfs2py.engine._quota_data cimport qd_alloc, qd_apply, qd_free, qd_get, qd_scan, qdata, quotas
 from gfs2py.engine._rgrp cimport inplace_release, inplace_reserve, rgrp_trans_blocks
-from gfs2py.engine._sbd cimport LOG_INFO_, LOG_WARN_, sd_corrupt, sd_io_error, sd_message
-from gfs2py.engine._sync cimport (dl_add_tail, dl_del, dl_empty, dl_init, dlink, pthread_mutex_destroy,
-                                  pthread_mutex_init, pthread_mutex_lock, pthread_mutex_t, pthread_mutex_unlock)
-from gfs2py.ondisk._ondisk cimport (GFS2_METATYPE_QC, GFS2_QCF_USER, SIZEOF_META_HEADER, SIZEOF_QUOTA, be32toh, be64toh,
-                                    gfs2_quota, gfs2_quota_change, htobe32, htobe64)
+from gfs2py.engine._sbd cimport LOG_INFO_, sd_corrupt, sd_io_error, sd_message
+from gfs2py.engine._sync cimport dl_add_tail, dl_del, dl_empty, pthread_mutex_lock, pthread_mutex_unlock
+from gfs2py.ondisk._ondisk cimport SIZEOF_QUOTA, be64toh, gfs2_quota, htobe64
 
 cdef extern from "<errno.h>" nogil:
     int EDQUOT, EFBIG, EINVAL, ENOMEM, EROFS, ESRCH
 
 cdef enum:
-    TABLE = 1 << 14                 # hash buckets
-    QD_MAX = 1 << 16                # qdata kept in memory without a change
-    SLOT_NONE = 0xffffffff
     SLOTS_LOW = 64                  # fewer free slots than this: fold before the next allocation
     QC_MAX_BYTES = 64 << 20
     WARN_PERIOD = 10                # seconds between warnings for one id
-
-cdef struct qdata:
-    uint32_t id, kind
-    qdata* hnext
-    dlink link                      # q.dirty or q.idle
-    bint valid                      # limit, warn, value are those of the quota file
-    uint64_t limit, warn
-    int64_t value
-    int64_t change
-    uint32_t slot
-    uint32_t busy                   # used without q.lock: must not be dropped
-    uint64_t gen                    # of the last folding that looked at it
-    int64_t last_warn
-    bint told                       # "exceeded" was said since the last free
-
-cdef struct quotas:
-    pthread_mutex_t lock
-    pthread_mutex_t sync_lock       # one folding at a time
-    qdata** table
-    uint32_t count
-    dlink dirty, idle
-    uint64_t gen
-    # slots
-    uint64_t* qc_addr               # disk address of each block of quota_change
-    buf** qc_buf                    # held once used
-    uint32_t n_qc, per_block, n_slots, n_free, next
-    uint8_t* used
-
-
-# ---- qdata (q.lock held) --------------------------------------------------------------------------------------------
-
-cdef inline qdata** _bucket(quotas* q, uint32_t kind, uint32_t id) noexcept nogil:
-    return &q.table[((id * <uint32_t>0x9E3779B1) ^ (kind * <uint32_t>0x85EBCA6B)) >> 18]
-
-
-cdef void _drop_idle(quotas* q) noexcept nogil:
-    """Forgets the idlest qdata."""
-    cdef dlink* l = q.idle.next
-    cdef qdata* qd
-    cdef qdata** p
-    while l != &q.idle and (<qdata*>l.owner).busy:
-        l = l.next
-    if l == &q.idle:
-        return
-    qd = <qdata*>l.owner
-    p = _bucket(q, qd.kind, qd.id)
-    while p[0] != qd:
-        p = &p[0].hnext
-    p[0] = qd.hnext
-    dl_del(&qd.link)
-    q.count -= 1
-    free(qd)
-
-
-cdef qdata* _new(quotas* q, uint32_t kind, uint32_t id) noexcept nogil:
-    cdef qdata** p = _bucket(q, kind, id)
-    cdef qdata* qd
-    if q.count >= QD_MAX:
-        _drop_idle(q)
-    qd = <qdata*>calloc(1, sizeof(qdata))
-    if qd == NULL:
-        return NULL
-    qd.id = id
-    qd.kind = kind
-    qd.slot = SLOT_NONE
-    dl_init(&qd.link, qd)
-    dl_add_tail(&q.idle, &qd.link)
-    # Behind its equals: the first one found stays the one that is charged.
-    while p[0] != NULL:
-        p = &p[0].hnext
-    p[0] = qd
-    q.count += 1
-    return qd
-
-
-cdef qdata* _get(quotas* q, uint32_t kind, uint32_t id) noexcept nogil:
-    """The id's qdata, made if need be; NULL when memory is out."""
-    cdef qdata* qd = _bucket(q, kind, id)[0]
-    while qd != NULL and (qd.id != id or qd.kind != kind):
-        qd = qd.hnext
-    return qd if qd != NULL else _new(q, kind, id)
-
-
-# ---- slots (q.lock held) --------------------------------------------------------------------------------------------
-
-cdef void _slot_take(quotas* q, uint32_t slot) noexcept nogil:
-    q.used[slot >> 3] |= <uint8_t>(1 << (slot & 7))
-    q.n_free -= 1
-
-
-cdef void _slot_give(quotas* q, qdata* qd) noexcept nogil:
-    q.used[qd.slot >> 3] &= <uint8_t>~(1 << (qd.slot & 7))
-    q.n_free += 1
-    if qd.slot < q.next:
-        q.next = qd.slot
-    qd.slot = SLOT_NONE
-
-
-cdef bint _slot_get(quotas* q, qdata* qd) noexcept nogil:
-    """The lowest free slot, so that few blocks are in use; False when all are taken."""
-    cdef uint32_t s = q.next
-    while s < q.n_slots and q.used[s >> 3] & (1 << (s & 7)):
-        s += 1
-    q.next = s
-    if s >= q.n_slots:
-        return False
-    _slot_take(q, s)
-    qd.slot = s
-    return True
-
-
-cdef int _record_out(opctx* cx, quotas* q, qdata* qd) noexcept nogil:
-    """The id's change into its quota_change record, within a transaction; a change of 0 frees the slot."""
-    cdef sbd* sd = cx.sd
-    cdef uint32_t block
-    cdef gfs2_quota_change* qc
-    cdef int err
-    if qd.slot == SLOT_NONE:
-        if qd.change == 0 or not _slot_get(q, qd):
-            return 0
-    block = qd.slot // q.per_block
-    if q.qc_buf[block] == NULL:
-        err = meta_read(sd, q.qc_addr[block], GFS2_METATYPE_QC, &q.qc_buf[block])
-        if err:
-            q.qc_buf[block] = NULL
-            return err
-    trans_add_meta(cx, q.qc_buf[block])
-    qc = <gfs2_quota_change*>(q.qc_buf[block].data + <int>SIZEOF_META_HEADER) + qd.slot % q.per_block
-    memset(qc, 0, sizeof(gfs2_quota_change))
-    if qd.change:
-        qc.qc_change = htobe64(<uint64_t>qd.change)
-        qc.qc_flags = htobe32(GFS2_QCF_USER if qd.kind == QUOTA_USER else 0)
-        qc.qc_id = htobe32(qd.id)
-    else:
-        _slot_give(q, qd)
-    return 0
-
-
-cdef int _apply(opctx* cx, quotas* q, qdata* qd, int64_t change) noexcept nogil:
-    """Adds to an id's change, in memory and on disk, and keeps it on the right list."""
-    qd.change += change
-    if change < 0:
-        qd.told = False
-    dl_del(&qd.link)
-    dl_add_tail(&q.dirty if qd.change else &q.idle, &qd.link)
-    return _record_out(cx, q, qd)
 
 
 cdef void _charge(opctx* cx, quotas* q, uint32_t kind, uint32_t id, int64_t change) noexcept nogil:
@@ -193,9 +42,9 @@ cdef void _charge(opctx* cx, quotas* q, uint32_t kind, uint32_t id, int64_t chan
     if id == QUOTA_NONE or change == 0:
         return
     pthread_mutex_lock(&q.lock)
-    qd = _get(q, kind, id)
+    qd = qd_get(q, kind, id)
     if qd != NULL:
-        err = _apply(cx, q, qd, change)
+        err = qd_apply(cx, q, qd, change)
     pthread_mutex_unlock(&q.lock)
     if qd == NULL or err:
         sd_io_error(cx.sd, b"charging a quota", cx.sd.qc_ip.no_addr, err if err else -ENOMEM)
@@ -261,7 +110,7 @@ cdef int _use(opctx* cx, quotas* q, uint32_t kind, uint32_t id, bint fresh, qdat
     cdef qdata* qd
     cdef int err = 0
     pthread_mutex_lock(&q.lock)
-    qd = _get(q, kind, id)
+    qd = qd_get(q, kind, id)
     if qd != NULL:
         qd.busy += 1
     pthread_mutex_unlock(&q.lock)
@@ -375,7 +224,7 @@ cdef int _write_record(opctx* cx, quotas* q, qdata* qd, uint32_t what, uint64_t 
             qd.told = False
         # What was charged meanwhile stays for the next folding.
         if change:
-            err = _apply(cx, q, qd, -change)
+            err = qd_apply(cx, q, qd, -change)
         pthread_mutex_unlock(&q.lock)
     trans_end(cx)
     if cx.rgd != NULL:
@@ -526,89 +375,6 @@ cdef int quota_set(opctx* cx, uint32_t kind, uint32_t id, uint32_t what, uint64_
     return err
 
 
-# ---- start and end --------------------------------------------------------------------------------------------------
-
-cdef int _scan_block(sbd* sd, quotas* q, uint32_t block, uint32_t* found) noexcept nogil:
-    """Takes over the changes that stand in one block of quota_change."""
-    cdef gfs2_quota_change* qc
-    cdef buf* b = NULL
-    cdef qdata* qd
-    cdef uint32_t i, kind
-    cdef int err = meta_read(sd, q.qc_addr[block], GFS2_METATYPE_QC, &b)
-    if err:
-        return err
-    qc = <gfs2_quota_change*>(b.data + <int>SIZEOF_META_HEADER)
-    for i in range(q.per_block):
-        if qc[i].qc_change == 0:
-            continue
-        kind = QUOTA_USER if be32toh(qc[i].qc_flags) & GFS2_QCF_USER else QUOTA_GROUP
-        qd = _new(q, kind, be32toh(qc[i].qc_id))
-        if qd == NULL:
-            err = -ENOMEM
-            break
-        qd.change = <int64_t>be64toh(qc[i].qc_change)
-        qd.slot = block * q.per_block + i
-        _slot_take(q, qd.slot)
-        dl_del(&qd.link)
-        dl_add_tail(&q.dirty, &qd.link)
-        found[0] += 1
-    buf_put(sd, b)
-    return err
-
-
-cdef int _scan(opctx* cx, quotas* q) noexcept nogil:
-    """Maps the quota_change file and reads it all (its glock is held)."""
-    cdef sbd* sd = cx.sd
-    cdef inode* ip = sd.qc_ip
-    cdef char text[64]
-    cdef uint64_t lblk = 0, dblk, n, k
-    cdef uint32_t found = 0
-    cdef int err
-    while lblk < q.n_qc:
-        err = bmap_lookup(cx, ip, lblk, q.n_qc - lblk, &dblk, &n)
-        if err:
-            return err
-        if dblk == 0 or n == 0:
-            return sd_corrupt(sd, ip.no_addr, b"dinode", b"block of quota_change", 1, 0)
-        for k in range(min(n, q.n_qc - lblk)):
-            q.qc_addr[lblk + k] = dblk + k
-        lblk += n
-    lblk = 0
-    while lblk < q.n_qc:
-        if lblk % 64 == 0:
-            buf_readahead(sd, &q.qc_addr[lblk], <uint32_t>min(<uint64_t>64, q.n_qc - lblk))
-        err = _scan_block(sd, q, <uint32_t>lblk, &found)
-        if err:
-            return err
-        lblk += 1
-    if found:
-        snprintf(text, 64, b"found %u quota changes", found)
-        sd_message(sd, LOG_INFO_, text)
-    return 0
-
-
-cdef int _alloc(sbd* sd, uint64_t size) noexcept nogil:
-    cdef quotas* q = <quotas*>calloc(1, sizeof(quotas))
-    if q == NULL:
-        return -ENOMEM
-    sd.quota = q
-    pthread_mutex_init(&q.lock, NULL)
-    pthread_mutex_init(&q.sync_lock, NULL)
-    dl_init(&q.dirty, NULL)
-    dl_init(&q.idle, NULL)
-    q.n_qc = <uint32_t>(size >> sd.bsize_shift)
-    q.per_block = (sd.bsize - SIZEOF_META_HEADER) // <uint32_t>sizeof(gfs2_quota_change)
-    q.n_slots = q.n_qc * q.per_block
-    q.n_free = q.n_slots
-    q.table = <qdata**>calloc(TABLE, sizeof(void*))
-    q.qc_addr = <uint64_t*>calloc(q.n_qc, sizeof(uint64_t))
-    q.qc_buf = <buf**>calloc(q.n_qc, sizeof(void*))
-    q.used = <uint8_t*>calloc(q.n_slots // 8 + 1, 1)
-    if q.table == NULL or q.qc_addr == NULL or q.qc_buf == NULL or q.used == NULL:
-        return -ENOMEM
-    return 0
-
-
 cdef int quota_init(opctx* cx) noexcept nogil:
     cdef sbd* sd = cx.sd
     cdef inode* ip = sd.qc_ip
@@ -621,9 +387,9 @@ cdef int quota_init(opctx* cx) noexcept nogil:
     if ip.size == 0 or ip.size > QC_MAX_BYTES or ip.size & (sd.bsize - 1) or ip.height == 0:
         err = sd_corrupt(sd, ip.no_addr, b"dinode", b"di_size of quota_change", 1 << 20, ip.size)
     if err == 0:
-        err = _alloc(sd, ip.size)
+        err = qd_alloc(sd, ip.size)
     if err == 0:
-        err = _scan(cx, <quotas*>sd.quota)
+        err = qd_scan(cx, <quotas*>sd.quota)
     inode_unlock(cx, ip)
     if err:
         quota_destroy(sd)
@@ -634,28 +400,8 @@ cdef int quota_init(opctx* cx) noexcept nogil:
 
 
 cdef void quota_destroy(sbd* sd) noexcept nogil:
-    cdef quotas* q = <quotas*>sd.quota
-    cdef qdata* qd
-    cdef uint32_t i
-    if q == NULL:
+    if sd.quota == NULL:
         return
     sd.quota_change = NULL
     sd.quota_check = NULL
-    if q.table != NULL:
-        for i in range(<uint32_t>TABLE):
-            while q.table[i] != NULL:
-                qd = q.table[i]
-                q.table[i] = qd.hnext
-                free(qd)
-    if q.qc_buf != NULL:
-        for i in range(q.n_qc):
-            if q.qc_buf[i] != NULL:
-                buf_put(sd, q.qc_buf[i])
-    pthread_mutex_destroy(&q.lock)
-    pthread_mutex_destroy(&q.sync_lock)
-    free(q.table)
-    free(q.qc_addr)
-    free(q.qc_buf)
-    free(q.used)
-    free(q)
-    sd.quota = NULL
+    qd_free(sd)

@@ -1,9 +1,9 @@
 """Choosing a resource group, reserving runs of blocks for inodes, and allocating.
 
 A file that grows holds a *reservation*: a run of free blocks that others keep off while there is other space. Its
-length follows the file's size, so that big files come in long extents and small ones do not spread. It is only in memory
-and never a promise: when space is short it is taken away. What inplace_reserve promises (*got) rests on the group's lock,
-which is kept until inplace_release.
+length follows the file's size, so that big files come in long extents and small ones do not spread. It is only in
+memory and never a promise: when space is short it is taken away. What inplace_reserve promises (*got) rests on the
+group's lock, which is kept until inplace_release.
 
 The passes over the groups, from choosy to desperate:
     PASS_EASY    groups that nobody uses right now, with enough unreserved space and a decent run

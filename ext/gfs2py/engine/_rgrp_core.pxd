@@ -35,7 +35,7 @@ cdef uint32_t rg_state(rgrpd* rgd, uint32_t pos) noexcept nogil
 # uncommitted transactions look used.
 cdef uint32_t rg_next(rgrpd* rgd, uint32_t pos, uint32_t end, uint32_t state, bint clone) noexcept nogil
 cdef uint32_t rg_run_end(rgrpd* rgd, uint32_t pos, uint32_t end, uint32_t state, bint clone) noexcept nogil
-# The first run in [pos, end) of 32 free positions that are one word of a bitmap block; `end` if there is none (mx held).
+# The first run in [pos, end) of 32 free positions that are one word of a bitmap block, else `end` (mx held).
 cdef uint32_t rg_next_word(rgrpd* rgd, uint32_t pos, uint32_t end) noexcept nogil
 # Within a transaction: [pos, pos+n) gets the state; on clones too if wanted (takes mx).
 cdef void rg_set(opctx* cx, rgrpd* rgd, uint32_t pos, uint32_t n, uint32_t state, bint clone) noexcept nogil
