@@ -2,7 +2,7 @@
 
 import errno
 import random
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from interop.commands import DEBIAN_SBIN, Commands
 
 QUOTAS = ("relatime", "acl", "quota_account", "quota_enforce")
 USER, GROUP = 0, 1
+THREADS = 4
 
 
 def assert_sound(dev: MemoryDevice) -> None:
@@ -101,37 +102,60 @@ def test_limits_hold_and_the_charges_are_what_the_files_use() -> None:
         assert lab.quota(USER, 1001)[2] == lab.quota(GROUP, 7)[2]
 
 
-def churn(vol: Volume, who: int, seed: int, failed: list[BaseException]) -> None:
+def churn(vol: Volume, who: int, seed: int) -> None:
+    """Makes, moves, cuts and removes files in a directory of its own and in a shared one."""
     rng = random.Random(seed)
     mine: dict[str, bytes] = {}
-    try:
-        vol.mkdir(f"/d{who}")
-        for step in range(1000):
-            where = f"/d{who}" if rng.random() < 0.7 else "/shared"
-            name = f"{where}/{who}-{step}"
-            roll = rng.random()
-            if roll < 0.5 or not mine:
-                mine[name] = bytes([rng.randrange(256)]) * rng.choice([0, 10, 5000, 40_000, 300_000])
-                vol.create(name, mine[name])
-            elif roll < 0.75:
-                victim = rng.choice(sorted(mine))
+    vol.mkdir(f"/d{who}")
+    for step in range(1000):
+        where = f"/d{who}" if rng.random() < 0.7 else "/shared"
+        name = f"{where}/{who}-{step}"
+        roll = rng.random()
+        if roll < 0.5 or not mine:
+            mine[name] = bytes([rng.randrange(256)]) * rng.choice([0, 10, 5000, 40_000, 300_000])
+            vol.create(name, mine[name])
+        elif roll < 0.75:
+            victim = rng.choice(sorted(mine))
+            vol.unlink(victim)
+            del mine[victim]
+        elif roll < 0.85:
+            victim = rng.choice(sorted(mine))
+            vol.rename(victim, name)
+            mine[name] = mine.pop(victim)
+        elif roll < 0.95:
+            victim = rng.choice(sorted(mine))
+            size = rng.randrange(len(mine[victim]) + 1)
+            vol.truncate(victim, size)
+            mine[victim] = mine[victim][:size]
+        else:
+            vol.sync()
+    for name, data in mine.items():
+        assert vol.read(name) == data, name
+
+
+def crowd(vol: Volume, who: int, seed: int) -> int:
+    """Writes and deletes on a disk that is too small for all; returns how often it was full."""
+    rng = random.Random(seed)
+    mine: dict[str, bytes] = {}
+    full = 0
+    for step in range(300):
+        name = f"/{who}-{step}"
+        data = bytes([rng.randrange(256)]) * rng.choice([100, 20_000, 400_000, 3_000_000])
+        try:
+            vol.create(name, data)
+            mine[name] = data
+        except OSError as err:
+            if err.errno != errno.ENOSPC:
+                raise
+            full += 1
+            if vol.exists(name):
+                vol.unlink(name)
+            for victim in rng.sample(sorted(mine), k=len(mine) // 3):
                 vol.unlink(victim)
                 del mine[victim]
-            elif roll < 0.85:
-                victim = rng.choice(sorted(mine))
-                vol.rename(victim, name)
-                mine[name] = mine.pop(victim)
-            elif roll < 0.95:
-                victim = rng.choice(sorted(mine))
-                size = rng.randrange(len(mine[victim]) + 1)
-                vol.truncate(victim, size)
-                mine[victim] = mine[victim][:size]
-            else:
-                vol.sync()
-        for name, data in mine.items():
-            assert vol.read(name) == data, name
-    except BaseException as err:  # the main thread judges it
-        failed.append(err)
+    for name, data in mine.items():
+        assert vol.read(name) == data, name
+    return full
 
 
 @pytest.mark.parametrize("crash", [False, True])
@@ -139,16 +163,9 @@ def test_threads_on_one_volume(seed: int, crash: bool) -> None:
     dev = fresh(256)
     vol = Volume(dev, flags=QUOTAS, quiet=True)
     vol.mkdir("/shared")
-    failed: list[BaseException] = []
-    threads = [threading.Thread(target=churn, args=(vol, i, seed + i, failed)) for i in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(120)
-        assert not thread.is_alive(), "deadlock"
-    if failed:
-        vol.abandon()
-        raise failed[0]
+    with ThreadPoolExecutor(THREADS) as pool:
+        for work in [pool.submit(churn, vol, i, seed + i) for i in range(THREADS)]:
+            work.result()
     if crash:
         vol.abandon()
         vol = Volume(dev, flags=QUOTAS, quiet=True)
@@ -156,46 +173,11 @@ def test_threads_on_one_volume(seed: int, crash: bool) -> None:
     assert_sound(dev)
 
 
-def crowd(vol: Volume, who: int, seed: int, failed: list[BaseException], full: list[int]) -> None:
-    """Writes and deletes on a disk that is too small for all; ENOSPC is an answer, anything else is not."""
-    rng = random.Random(seed)
-    mine: dict[str, bytes] = {}
-    try:
-        for step in range(300):
-            name = f"/{who}-{step}"
-            data = bytes([rng.randrange(256)]) * rng.choice([100, 20_000, 400_000, 3_000_000])
-            try:
-                vol.create(name, data)
-                mine[name] = data
-            except OSError as err:
-                if err.errno != errno.ENOSPC:
-                    raise
-                full.append(step)
-                if vol.exists(name):
-                    vol.unlink(name)
-                for victim in rng.sample(sorted(mine), k=len(mine) // 3):
-                    vol.unlink(victim)
-                    del mine[victim]
-        for name, data in mine.items():
-            assert vol.read(name) == data, name
-    except BaseException as err:  # the main thread judges it
-        failed.append(err)
-
-
 def test_threads_on_a_full_volume(seed: int) -> None:
     dev = fresh(64)
-    with Volume(dev, flags=QUOTAS, quiet=True) as vol:
-        failed: list[BaseException] = []
-        full: list[int] = []
-        threads = [threading.Thread(target=crowd, args=(vol, i, seed + i, failed, full)) for i in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(120)
-            assert not thread.is_alive(), "deadlock"
-        if failed:
-            raise failed[0]
-        assert full, "the disk never became full"
+    with Volume(dev, flags=QUOTAS, quiet=True) as vol, ThreadPoolExecutor(THREADS) as pool:
+        works = [pool.submit(crowd, vol, i, seed + i) for i in range(THREADS)]
+        assert sum(work.result() for work in works), "the disk never became full"
     assert_sound(dev)
 
 
