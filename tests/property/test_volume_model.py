@@ -46,7 +46,7 @@ def test_random_operations(bsize: int, seed: int, tmp_path: Path, commands: Comm
 @pytest.mark.parametrize("bsize", [512, 4096])
 def test_random_operations_on_a_full_disk(bsize: int, seed: int, tmp_path: Path, commands: Commands) -> None:
     """So little space that it runs out again and again: an operation succeeds or changes nothing."""
-    vol = TestVolume(bsize=bsize, mib=24, rgrp_mb=32)
+    vol = TestVolume(bsize=bsize, mib=16, qc_mb=5)
     done = walk(vol, f"{seed}/full/{bsize}", bsize, STEPS, full=True)
     assert done.n_nospace > 0
     vol.check(commands, tmp_path / "image")

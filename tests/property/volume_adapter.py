@@ -24,12 +24,12 @@ FS_JOURNAL_DATA_FL = 0x4000
 _made: dict[tuple[int, int, int, int], MemoryDevice] = {}
 
 
-def made_device(bsize: int, mib: int, *, journal_mb: int = 8, rgrp_mb: int = 32) -> MemoryDevice:
-    """A fresh file system; made once per kind, then shared as a snapshot."""
-    key = bsize, mib, journal_mb, rgrp_mb
+def made_device(bsize: int, mib: int, *, qc_mb: int = 1, rgrp_mb: int = 32) -> MemoryDevice:
+    """A fresh file system with an 8 MiB journal; made once per kind, then shared as a snapshot."""
+    key = bsize, mib, qc_mb, rgrp_mb
     if key not in _made:
         device = MemoryDevice(mib << 20)
-        make_fs(device, MkfsOptions(bsize=bsize, jsize_mb=journal_mb, rgsize_mb=rgrp_mb,
+        make_fs(device, MkfsOptions(bsize=bsize, jsize_mb=8, qcsize_mb=qc_mb, rgsize_mb=rgrp_mb,
                                     lockproto="lock_nolock", rng=random.Random(1)))
         _made[key] = device
     return MemoryDevice.from_snapshot(_made[key].snapshot())
@@ -44,9 +44,9 @@ class TestVolume:
 
     __test__ = False
 
-    def __init__(self, *, bsize: int, mib: int, journal_mb: int = 8, rgrp_mb: int = 32,
+    def __init__(self, *, bsize: int, mib: int, qc_mb: int = 1, rgrp_mb: int = 32,
                  cache_bytes: int = 4 << 20, inodes: int = 64) -> None:
-        self.device = made_device(bsize, mib, journal_mb=journal_mb, rgrp_mb=rgrp_mb)
+        self.device = made_device(bsize, mib, qc_mb=qc_mb, rgrp_mb=rgrp_mb)
         self.cache_bytes, self.inodes = cache_bytes, inodes
         self.volume: Volume | None = self.mount()
 
@@ -60,6 +60,16 @@ class TestVolume:
 
     def remount(self) -> None:
         self.close()
+        self.volume = self.mount()
+
+    def crash(self) -> None:
+        """Everything synced, then the machine is gone: the next mount replays the journal."""
+        assert self.volume is not None
+        volume, self.volume = self.volume, None
+        try:
+            volume.sync()
+        finally:
+            volume.abandon()
         self.volume = self.mount()
 
     def close(self) -> None:
@@ -79,8 +89,9 @@ class TestVolume:
     def exists(self, path: Path) -> bool:
         return self.vol.exists(text(path))
 
-    def create(self, path: Path, mode: int) -> None:
+    def create(self, path: Path, mode: int) -> bool:
         self.vol.create(text(path), mode=mode)
+        return True
 
     def mkdir(self, path: Path, mode: int) -> None:
         self.vol.mkdir(text(path), mode)

@@ -23,7 +23,7 @@ Path = tuple[bytes, ...]
 class Fs(Protocol):
     """What the walk asks of a file system; every method raises OSError with the errno POSIX names."""
 
-    def create(self, path: Path, mode: int) -> None: ...
+    def create(self, path: Path, mode: int) -> bool: ...
     def mkdir(self, path: Path, mode: int) -> None: ...
     def symlink(self, path: Path, target: bytes) -> None: ...
     def readlink(self, path: Path) -> bytes: ...
@@ -44,6 +44,8 @@ class Fs(Protocol):
     def stat(self, path: Path) -> tuple[int, int, int]: ...  # mode, nlink, size
     def sync(self) -> None: ...
     def remount(self) -> None: ...
+    def crash(self) -> None: ...  # sync, then mounted again from what the disk and its journal say
+    def set_jdata(self, path: Path) -> None: ...
 
 
 @dataclass(eq=False)
@@ -218,7 +220,7 @@ class Walk:
     WEIGHTS: ClassVar[dict[str, float]] = {
         "create": 10, "mkdir": 4, "symlink": 3, "link": 4, "unlink": 8, "rmdir": 2, "rename": 8, "write": 24,
         "read": 8, "truncate": 12, "fallocate": 10, "seek": 5, "setxattr": 8, "getxattr": 3, "listxattr": 2,
-        "removexattr": 3, "readdir": 3, "stat": 4, "sync": 1, "remount": 0.4, "many": 0.5,
+        "removexattr": 3, "readdir": 3, "stat": 4, "sync": 1, "remount": 0.4, "crash": 0.4, "many": 0.5,
     }
 
     def __init__(self, fs: Fs, seed: int | str, bsize: int, *, full: bool = False) -> None:
@@ -281,6 +283,9 @@ class Walk:
             code = e.errno or -1
         if self.full and code == errno.ENOSPC:
             self.n_nospace += 1
+            if what == "fallocate" and isinstance(args[1], int) and args[1] & FALLOC_ZERO:
+                # Zeroing comes first and is not undone; only the space was not to be had.
+                self.apply(what, (args[0], FALLOC_KEEP | FALLOC_PUNCH, *args[2:]))
             return None
         if what == "write" and not code:
             args = (args[0], args[1], self.written(text, args[2], got))
@@ -326,7 +331,9 @@ class Walk:
     # -- the operations --
 
     def do_create(self) -> None:
-        self.both("create", self.new_path(), self.rng.choice([0o644, 0o600, 0o755]))
+        path = self.new_path()
+        if self.both("create", path, self.rng.choice([0o644, 0o600, 0o755])) and self.rng.random() < 0.3:
+            self.both("set_jdata", path)
 
     def do_mkdir(self) -> None:
         path = self.new_path()
@@ -459,6 +466,9 @@ class Walk:
 
     def do_remount(self) -> None:
         self.both("remount")
+
+    def do_crash(self) -> None:
+        self.both("crash")
 
     def do_many(self) -> None:
         """Enough names to make a directory hash, or all of them away again."""
