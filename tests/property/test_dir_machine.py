@@ -130,6 +130,13 @@ class DirectoryMachine(RuleBasedStateMachine):
             assert self.seen[:2] == [b".", b".."]
             self.cookie = None
 
+    @precondition(lambda self: self.cookie is not None)
+    @rule(step=st.integers(1, 3))
+    def remove_what_was_read(self, step: int) -> None:
+        for name in self.seen[2::step]:
+            if name in self.names:
+                self.remove(name)
+
     @rule()
     def remount(self) -> None:
         self.volume.close()

@@ -5,6 +5,7 @@ import itertools
 import random
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -240,6 +241,68 @@ def test_walk_sees_every_name_that_stays_once_while_others_come_and_go(rng: rand
                 others.discard(name)
         assert len(set(seen)) == len(seen)
         assert set(stay) <= set(seen)
+    assert_clean(device)
+
+
+def test_reader_among_colliding_names_loses_none_when_those_read_are_removed(rng: random.Random) -> None:
+    """The usual way to empty a directory: read some, unlink them, read on from the cookie."""
+    names = list(itertools.islice(colliding_names(), 60))
+    with mounted(fresh(512)) as volume:
+        node, _ = volume.calls.mkdir(ROOT, b"dir", DIR)
+        for name in names[::2]:
+            add(volume, node, name)
+        late = names[1::2]
+        seen: list[bytes] = []
+        off = 0
+        while batch := volume.calls.readdir(node, off, rng.randrange(1, 4)):
+            off = batch[-1].next_off
+            for entry in batch:
+                seen.append(entry.name)
+                if entry.name in names:
+                    volume.calls.unlink(node, entry.name)
+            if late:
+                add(volume, node, late.pop())
+        assert set(names[::2]) <= set(seen)
+        assert len(set(seen)) == len(seen)
+
+
+def test_threads_share_a_growing_directory() -> None:
+    """Two write, two read; the table doubles and leaves split under the readers."""
+    device = fresh(512)
+    stay = {b"stay%d" % i for i in range(200)}
+    rounds = 4000
+
+    with mounted(device) as volume:
+        node, _ = volume.calls.mkdir(ROOT, b"dir", DIR)
+        for name in stay:
+            add(volume, node, name)
+
+        def write(who: int) -> None:
+            for i in range(rounds):
+                add(volume, node, b"%d.%d" % (who, i))
+                if i % 3 == 2:
+                    volume.calls.unlink(node, b"%d.%d" % (who, i - 1))
+
+        def read() -> int:
+            walks = 0
+            while not all(writer.done() for writer in writers):
+                found = listed(volume, node, 50)
+                assert stay <= found
+                for name in (b"stay7", b"stay99"):
+                    made, _ = volume.calls.lookup(node, name)
+                    volume.calls.forget(made)
+                walks += 1
+            return walks
+
+        with ThreadPoolExecutor(4) as pool:
+            writers = [pool.submit(write, who) for who in range(2)]
+            readers = [pool.submit(read) for _ in range(2)]
+            for future in writers:
+                future.result()
+            assert all(future.result() > 0 for future in readers)
+        gone = {b"%d.%d" % (who, i - 1) for who in range(2) for i in range(2, rounds, 3)}
+        assert listed(volume, node) == stay | {b"%d.%d" % (who, i) for who in range(2)
+                                               for i in range(rounds)} - gone
     assert_clean(device)
 
 
