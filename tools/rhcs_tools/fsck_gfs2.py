@@ -7,15 +7,11 @@ Exit statuses: 0 clean, 4 errors left uncorrected, 8 operational error, 16 usage
 
 import argparse
 import contextlib
-import json
 import os
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from typing import Any, NoReturn
-
-from tqdm import tqdm  # type: ignore[import-untyped]
 
 from gfs2py.block import FileDevice
 from gfs2py.fsck import Finding, Report, check, check_quick
@@ -100,6 +96,9 @@ class Narrator:
         if total == 0 or self.level < 0 or not sys.stderr.isatty():
             return
         if self.bar is None:
+            # Imported only on a terminal: it costs more than the check of a small file system.
+            from tqdm import tqdm  # type: ignore[import-untyped]
+
             self.bar = tqdm(total=total, desc=name, unit="", leave=False, file=sys.stderr)
         self.bar.update(done - self.bar.n)
 
@@ -228,6 +227,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     prog = name if name in ("fsck.gfs2", "gfs2_fsck") else "fsck.gfs2"
     args = build_parser(prog).parse_args(argv)
     if args.version:
+        from importlib.metadata import version
+
         print(f"{prog} of gfs2py {version('gfs2py')}")
         return FSCK_OK
     wrong = _usage_error(args)
@@ -249,6 +250,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return done
         report = _full_check(device, args, prog)
         if args.json:
+            import json
+
             json.dump(report.as_dict(), sys.stdout)
             print()
         return _verdict(report, args)

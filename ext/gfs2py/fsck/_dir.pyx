@@ -429,8 +429,10 @@ cdef int pass4(fsck* fs, dirs* ds, uint64_t first, uint64_t n) noexcept nogil:
     """Compare links found with di_nlink, for the inodes [first, first + n) of the table."""
     cdef char buf[MAX_BSIZE]
     cdef const gfs2_dinode* d = <const gfs2_dinode*>&buf[0]
-    cdef uint64_t i, block, number, end = first + n
+    cdef uint64_t i, block, end = first + n
+    cdef int64_t root = inode_index(fs, fs.root), master = inode_index(fs, fs.master)
     cdef uint32_t word, nlink, counted
+    cdef int orphan
     if end > fs.n_it:
         end = fs.n_it
     for i in range(first, end):
@@ -439,11 +441,18 @@ cdef int pass4(fsck* fs, dirs* ds, uint64_t first, uint64_t n) noexcept nogil:
             continue
         if word & IT_REM_MASK == 0 and word & IT_SEEN:
             continue
+        orphan = not (word & IT_SEEN) and <int64_t>i != root and <int64_t>i != master
+        if not orphan and word & IT_REM_MASK == 0:
+            continue
+        # Finding an inode's block takes a while: when enough are stored the others are only counted.
+        if fs.kind_stored[K_ORPHAN if orphan else K_NLINK] >= MAX_PER_KIND:
+            report(fs, K_ORPHAN if orphan else K_NLINK, 0, 0, 0, 0)
+            continue
         block = inode_block(fs, i)
-        if not (word & IT_SEEN) and block != fs.root and block != fs.master:
+        if orphan:
             report(fs, K_ORPHAN, block, block, 1, 0)
             continue
-        if word & IT_REM_MASK == 0 or read_block(fs, block, buf):
+        if read_block(fs, block, buf):
             continue
         nlink = be32toh(d.di_nlink)
         counted = (nlink - word) & IT_REM_MASK

@@ -156,7 +156,7 @@ cdef int load_rindex(fsck* fs) noexcept nogil:
     """Read the index of resource groups. 0; -errno when there is none to work with (findings say why)."""
     cdef char di[MAX_BSIZE]
     cdef gfs2_rindex ri
-    cdef uint64_t rindex, size, n, i
+    cdef uint64_t rindex, size, n, i, most
     cdef int64_t got
     cdef char* all_entries
     rindex = dir_lookup(fs, fs.master, b"rindex", 6)
@@ -164,11 +164,11 @@ cdef int load_rindex(fsck* fs) noexcept nogil:
         report(fs, K_RINDEX_MISSING, fs.master, fs.master, 0, rindex)
         return -EINVAL
     size = be64toh((<gfs2_dinode*>&di[0]).di_size)
-    if size % 96 or size == 0 or size // 96 > MAX_RGRPS or size // 96 > fs.dev_blocks:
+    # Groups have tens of megabytes; one per megabyte is more than any tool makes.
+    most = (fs.dev.size_bytes >> 20) + 64
+    if size % 96 or size == 0 or size // 96 > most:
         report(fs, K_RINDEX_SIZE, rindex, rindex, size - size % 96, size)
-    n = size // 96
-    if n > MAX_RGRPS or n > fs.dev_blocks:
-        n = MAX_RGRPS if MAX_RGRPS < fs.dev_blocks else fs.dev_blocks
+    n = size // 96 if size // 96 < most else most
     if n == 0:
         return -EINVAL
     fs.rg = <rgrp*>calloc(n, sizeof(rgrp))

@@ -15,7 +15,6 @@ cdef enum:
     MAX_PER_KIND = 64           # stored of one kind; more are only counted
     MAX_CONFLICTS = 65536       # blocks whose owners are looked up
     MAX_OWNERS = 4              # owners named per conflict
-    MAX_RGRPS = 8388608
     RAW_BYTES = 4194304         # one wave's buffer
     GAP_BLOCKS = 2              # blocks between two wanted ones that are read along
     SEG_BYTES = 1048576         # one request of a wave
