@@ -113,7 +113,7 @@ def _hear(watched: _Watched, message: bytes) -> None:
 def _status(pid: int) -> dict[str, str]:
     try:
         with open(f"/proc/{pid}/status") as f:
-            return dict(line.rstrip().split(":\t", 1) for line in f if ":\t" in line)
+            return {name: value.strip() for name, _, value in (line.partition(":") for line in f)}
     except OSError:
         return {}
 
