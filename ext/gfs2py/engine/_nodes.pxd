@@ -37,6 +37,7 @@ cdef void node_forget(nodes* nd, uint64_t addr, uint64_t n) noexcept nogil
 cdef void node_unlinked(nodes* nd, uint64_t addr) noexcept nogil
 cdef void node_relinked(nodes* nd, uint64_t addr) noexcept nogil
 cdef void node_delete_later(nodes* nd, uint64_t addr) noexcept nogil
+cdef bint node_known(nodes* nd, uint64_t addr) noexcept nogil
 cdef uint64_t nodes_count(nodes* nd) noexcept nogil
 # At unmount: everything unlinked that the kernel still knew is queued for deletion.
 cdef void nodes_forget_all(nodes* nd) noexcept nogil

@@ -169,6 +169,15 @@ cdef void node_relinked(nodes* nd, uint64_t addr) noexcept nogil:
     pthread_mutex_unlock(&s.lock)
 
 
+cdef bint node_known(nodes* nd, uint64_t addr) noexcept nogil:
+    cdef node_shard* s = _shard(nd, addr)
+    cdef bint known
+    pthread_mutex_lock(&s.lock)
+    known = _find(s, addr) != NULL
+    pthread_mutex_unlock(&s.lock)
+    return known
+
+
 cdef void nodes_forget_all(nodes* nd) noexcept nogil:
     cdef int i
     cdef uint32_t k

@@ -1,8 +1,9 @@
 """The periodic work of a mount: statfs and quota folding, reclaiming what a crash left unlinked."""
 from libc.stdint cimport uint32_t, uint64_t
 from gfs2py.engine._fs cimport gfs2_fs
-from gfs2py.engine._incore cimport SDF_QUOTA_ACCOUNT, opctx, sbd
-from gfs2py.engine._nodes cimport node_delete_later
+from gfs2py.engine._incore cimport SDF_QUOTA_ACCOUNT, inode, opctx, sbd
+from gfs2py.engine._inode cimport inode_peek, inode_put
+from gfs2py.engine._nodes cimport node_delete_later, node_known
 from gfs2py.engine._quota cimport quota_sync
 from gfs2py.engine._rgrp cimport rgrp_each_unlinked
 from gfs2py.engine._sbd cimport ctx_init, sd_dead
@@ -16,7 +17,18 @@ cdef extern from "<errno.h>" nogil:
 
 
 cdef int _found_unlinked(opctx* cx, uint64_t addr, void* arg) noexcept nogil:
-    node_delete_later(&(<quotad*>arg).fs.nd, addr)
+    """Queues what a crash left; not what is open and unlinked, nor an unnamed file that is being made right now.
+
+    In this order: whoever makes an inode holds it until the kernel knows it.
+    """
+    cdef quotad* q = <quotad*>arg
+    cdef inode* ip = inode_peek(cx.sd, addr)
+    cdef bint used = False
+    if ip != NULL:
+        used = ip.refs > 1
+        inode_put(ip)
+    if not used and not node_known(&q.fs.nd, addr):
+        node_delete_later(&q.fs.nd, addr)
     return 0
 
 
