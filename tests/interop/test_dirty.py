@@ -87,19 +87,20 @@ def kill_during_work(mounts: Mounts, image: Path, logs: list[Path], rng: random.
     mounted = mounts.mount(image)
     for number in range(WORKERS):       # what earlier rounds kept is not claimed any more
         shutil.rmtree(mounted.path / f"w{number}", ignore_errors=True)
-    workers = [subprocess.Popen([sys.executable, "-S", workload.__file__, mounted.path / f"w{n}", log,
-                                 str(rng.randrange(1 << 32))], stderr=subprocess.PIPE)
-               for n, log in enumerate(logs)]
+    said = logs[0].with_suffix(".stderr")
+    with said.open("wb") as stderr:
+        workers = [subprocess.Popen([sys.executable, "-S", workload.__file__, mounted.path / f"w{n}", log,
+                                     str(rng.randrange(1 << 32))], stderr=stderr)
+                   for n, log in enumerate(logs)]
     try:
         deadline = time.monotonic() + rng.uniform(0.5, 3)
         while time.monotonic() < deadline or not all(log.exists() and log.stat().st_size for log in logs):
-            assert all(w.poll() is None for w in workers), "a worker ended before the kill"
+            assert all(w.poll() is None for w in workers), f"a worker ended early: {said.read_text()}"
             assert time.monotonic() < deadline + EXIT_TIMEOUT_S, "a worker does not get anything done"
             time.sleep(0.02)
         mounted.kill()
         for worker in workers:
-            _, said = worker.communicate(timeout=EXIT_TIMEOUT_S)
-            assert worker.returncode == 0, said.decode()
+            assert worker.wait(EXIT_TIMEOUT_S) == 0, said.read_text()
     finally:
         for worker in workers:
             worker.kill()

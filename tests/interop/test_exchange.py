@@ -85,7 +85,8 @@ def test_turns(kernel: Kernel, commands: Commands, mounts: Mounts, make_image: M
             with path.open("ab") as f:
                 f.write(b"ours again")
     (mounted.path / "theirs").rename(mounted.path / "ours" / "theirs")
-    make_tree_in(mounted.path / "ours" / "theirs", "--seed", "4", *small.split())
+    (mounted.path / "ours" / "theirs" / "new").mkdir()
+    make_tree_in(mounted.path / "ours" / "theirs" / "new", "--seed", "4", *small.split())
     ours = listing(mounted.path)
     mounted.umount()
     commands.assert_clean(image)
