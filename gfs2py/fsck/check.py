@@ -16,6 +16,7 @@ Nothing is written. The order of findings is the order of the passes and, within
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 from gfs2py.block._device import BlockDevice
 from gfs2py.fsck._check import Checker
@@ -58,6 +59,15 @@ class _Run:
         finally:
             self.report.seconds[name] = self.report.seconds.get(name, 0.0) + time.perf_counter() - start
         self.collect()
+
+    def name_inodes(self) -> None:
+        """Fill in the paths of the inodes that have findings."""
+        paths: dict[int, str] = {}
+        for i, f in enumerate(self.report.findings):
+            if f.inode and f.inode not in paths:
+                paths[f.inode] = self.ck.path(f.inode).decode("utf-8", "backslashreplace")
+            if f.inode and paths[f.inode]:
+                self.report.findings[i] = replace(f, path=paths[f.inode])
 
     def rgrps(self, name: str, step: Callable[[int, int], None]) -> None:
         """Call `step` for all resource groups, some at a time."""
@@ -137,6 +147,8 @@ def check(device: BlockDevice, *, progress: Progress | None = None, on_finding: 
         with run.timed("system"):
             check_system(ck, report, counts, full_journals=full_journals, quota=quota)
         report.counts = counts
+        run.collect()
+        run.name_inodes()
     run.collect()
     report.totals = {KINDS[kind].code: n for kind, n in ck.totals().items()}
     return report

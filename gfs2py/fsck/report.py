@@ -11,7 +11,10 @@ RawFinding = tuple[int, int, int, int, int, int, bytes]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong. `block` is where it was read, `inode` whose it is (0: nobody's)."""
+    """One thing that is wrong. `block` is where it was read, `inode` whose it is (0: nobody's).
+
+    `path` is the inode's if it is known (at the end of the check; '//' begins one of a system file).
+    """
 
     code: str
     severity: Severity
@@ -25,6 +28,7 @@ class Finding:
     name: str
     text: str
     owners: tuple[tuple[int, str], ...] = ()
+    path: str = ""
 
     def __str__(self) -> str:
         return self.text

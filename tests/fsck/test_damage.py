@@ -57,3 +57,15 @@ def test_owners_are_named(kernel_4096: Snapshot) -> None:
     found = check(dev).of("block_duplicate")
     assert len(found) == 1
     assert {a for a, _ in found[0].owners} == {p.ino("sparse/low").addr, p.ino("sparse/truncated").addr}
+
+
+def test_paths(kernel_4096: Snapshot) -> None:
+    """A file with a finding of pass 1, a directory deep down, and a system file are named."""
+    p = Patient(MemoryDevice.from_snapshot(kernel_4096))
+    file = next(e for e in p.r.dirents(p.ino("big")) if len(e.name) > 30)
+    p.put(file.addr, "dinode", "di_blocks", 77)
+    p.di("deep/level1/level2/level3", "di_entries", 77)
+    p.put(p.system("per_node/inum_range0").addr, "dinode", "di_blocks", 77)
+    report = check(p.dev)
+    assert {f.path for f in report.findings if f.code != "sys_size"} == {
+        "/big/" + file.name.decode(), "/deep/level1/level2/level3", "//per_node/inum_range0"}

@@ -116,6 +116,12 @@ class Narrator:
         prefix = "" if f.severity == "error" else f"{f.severity}: "
         print(f"{prefix}{f.text}", file=sys.stderr)
 
+    def paths(self, report: Report) -> None:
+        """Which files and directories the findings are about."""
+        known = {f.inode: f.path for f in report.findings if f.path and f.code in self.shown}
+        for inode, path in known.items():
+            print(f"inode {inode} ({inode:#x}) is {path}", file=sys.stderr)
+
     def left_out(self, report: Report) -> None:
         for code, n in report.totals.items():
             if self.shown.get(code) and n > self.shown[code]:
@@ -152,6 +158,7 @@ def _full_check(device: FileDevice, args: argparse.Namespace, prog: str) -> Repo
     if report.checked:
         tell.finish(report.seconds)
         tell.left_out(report)
+        tell.paths(report)
         if args.verbose:
             _totals(report)
         tell.say(f"{prog} complete")

@@ -5,7 +5,9 @@ from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memcpy, memset
 
 from gfs2py.block._device cimport BlockDevice
-from gfs2py.fsck._dir cimport dirs, dirs_free, dirs_init, pass2, pass3, pass4
+from gfs2py.fsck._dir cimport (
+    dir_entry, dirs, dirs_free, dirs_init, find_ref, name_ref, pass2, pass3, pass4, want_names)
+from gfs2py.fsck._dirent cimport dir_number
 from gfs2py.fsck._file cimport MAX_BSIZE, dir_lookup, file_read, open_sb, read_dinode
 from gfs2py.fsck._journal cimport journal_info, scan_journal
 from gfs2py.fsck._quota cimport qc_record, scan_quota_changes
@@ -157,6 +159,7 @@ cdef class Checker:
         self._need(2)
         if self.stage < 3:
             self._done(dirs_init(&self.fs, &self.ds))
+            self._done(want_names(&self.fs, &self.ds))
         memset(&self.c, 0, sizeof(cursor))
         self.stage = 3
         return self.ds.n
@@ -291,6 +294,57 @@ cdef class Checker:
                 out += _names_in(leaf, SIZEOF_LEAF, self.fs.bsize)
             last = be64toh(ptr)
         return out
+
+    cdef bytes _name_in(self, uint64_t block, uint64_t directory, uint64_t inode):
+        """The name a directory block has for an inode; empty if it cannot be read (any more)."""
+        cdef char buf[MAX_BSIZE]
+        cdef uint32_t off = SIZEOF_DINODE if block == directory else SIZEOF_LEAF
+        cdef uint32_t rec, n
+        cdef const gfs2_dirent* de
+        if read_block(&self.fs, block, buf):
+            return b""
+        while off + SIZEOF_DIRENT <= self.fs.bsize:
+            de = <const gfs2_dirent*>(&buf[0] + off)
+            rec = be16toh(de.de_rec_len)
+            n = be16toh(de.de_name_len)
+            if rec < SIZEOF_DIRENT or rec > self.fs.bsize - off or n > rec - SIZEOF_DIRENT:
+                return b""
+            if be64toh(de.de_inum.no_addr) == inode and not (n <= 2 and buf[off + SIZEOF_DIRENT] == c'.'):
+                return buf[off + SIZEOF_DIRENT:off + SIZEOF_DIRENT + n]
+            off += rec
+        return b""
+
+    def path(self, uint64_t inode):
+        """The path of a directory, or of a file that had a finding before pass 2; empty if it is not known.
+
+        Paths of the system files begin with '//'.
+        """
+        cdef name_ref* ref
+        cdef dir_entry* d
+        cdef uint64_t number, addr, up, steps = 0
+        cdef int64_t index
+        self._need(3)
+        parts = []
+        ref = find_ref(&self.ds, inode)
+        index = inode_index(&self.fs, inode)
+        number = dir_number(&self.ds, <uint64_t>index) if index >= 0 else 0
+        if number == 0:
+            if ref == NULL or ref.block == 0:
+                return b""
+            number = ref.parent
+            parts.append(self._name_in(ref.block, inode_block(&self.fs, self.ds.d[number - 1].index), inode))
+        while steps < 4096:
+            d = &self.ds.d[number - 1]
+            addr = inode_block(&self.fs, d.index)
+            if addr == self.fs.root or addr == self.fs.master:
+                return (b"/" if addr == self.fs.root else b"//") + b"/".join(reversed(parts))
+            if d.parent == 0:
+                return b""
+            number = d.parent
+            up = inode_block(&self.fs, self.ds.d[number - 1].index)
+            parts.append(self._name_in(d.parent_block, up, addr))
+            steps += 1
+        return b""
 
     def journal(self, uint64_t addr, bint full):
         """Scan a journal; a dict of what its head says (key 'found' is False without one)."""

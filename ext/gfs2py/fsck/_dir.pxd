@@ -28,6 +28,11 @@ cdef struct name_record:
     uint64_t second             # another hash of the name
     uint64_t block
 
+cdef struct name_ref:           # an inode with findings, and the directory block that names it (0: not seen)
+    uint64_t inode
+    uint64_t block
+    uint32_t parent             # number of the directory + 1
+
 cdef struct dirs:
     dir_entry* d
     uint64_t n, cap
@@ -39,6 +44,8 @@ cdef struct dirs:
     uint64_t n_leaves, n_more, leaves_cap
     name_record* names
     uint64_t n_names, names_cap
+    name_ref* refs              # sorted by inode
+    uint64_t n_refs
     int nomem
 
 cdef struct dir_ctx:            # the directory being read
@@ -53,6 +60,8 @@ cdef struct dir_ctx:            # the directory being read
 
 cdef int dirs_init(fsck* fs, dirs* ds) noexcept nogil
 cdef void dirs_free(dirs* ds) noexcept nogil
+cdef int want_names(fsck* fs, dirs* ds) noexcept nogil
+cdef name_ref* find_ref(dirs* ds, uint64_t inode) noexcept nogil
 cdef int pass2(fsck* fs, walker* w, dirs* ds, cursor* c, uint32_t n_waves) noexcept nogil
 cdef int pass3(fsck* fs, dirs* ds) noexcept nogil
 cdef int pass4(fsck* fs, dirs* ds, uint64_t first, uint64_t n) noexcept nogil

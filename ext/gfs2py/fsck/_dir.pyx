@@ -44,7 +44,44 @@ cdef void dirs_free(dirs* ds) noexcept nogil:
     free(ds.leaves)
     free(ds.more)
     free(ds.names)
+    free(ds.refs)
     memset(ds, 0, sizeof(dirs))
+
+
+cdef int _cmp_ref(const void* a, const void* b) noexcept nogil:
+    cdef uint64_t x = (<const name_ref*>a).inode, y = (<const name_ref*>b).inode
+    return -1 if x < y else (1 if x > y else 0)
+
+
+cdef name_ref* find_ref(dirs* ds, uint64_t inode) noexcept nogil:
+    cdef uint64_t lo = 0, hi = ds.n_refs, mid
+    while lo < hi:
+        mid = (lo + hi) >> 1
+        if ds.refs[mid].inode < inode:
+            lo = mid + 1
+        else:
+            hi = mid
+    return &ds.refs[lo] if lo < ds.n_refs and ds.refs[lo].inode == inode else NULL
+
+
+cdef int want_names(fsck* fs, dirs* ds) noexcept nogil:
+    """Before pass 2: it shall note where the inodes that have findings so far are named. 0 or -ENOMEM."""
+    cdef uint64_t i, n = 0
+    if fs.n_fnd == 0 or ds.refs != NULL:
+        return 0
+    ds.refs = <name_ref*>calloc(fs.n_fnd, sizeof(name_ref))
+    if ds.refs == NULL:
+        return -ENOMEM
+    for i in range(fs.n_fnd):
+        if fs.fnd[i].inode:
+            ds.refs[n].inode = fs.fnd[i].inode
+            n += 1
+    qsort(ds.refs, n, sizeof(name_ref), _cmp_ref)
+    for i in range(n):
+        if ds.n_refs == 0 or ds.refs[ds.n_refs - 1].inode != ds.refs[i].inode:
+            ds.refs[ds.n_refs] = ds.refs[i]
+            ds.n_refs += 1
+    return 0
 
 
 cdef int _need_buffers(dirs* ds) noexcept nogil:
@@ -433,6 +470,7 @@ cdef int pass4(fsck* fs, dirs* ds, uint64_t first, uint64_t n) noexcept nogil:
     cdef int64_t root = inode_index(fs, fs.root), master = inode_index(fs, fs.master)
     cdef uint32_t word, nlink, counted
     cdef int orphan
+    cdef Kind kind
     if end > fs.n_it:
         end = fs.n_it
     for i in range(first, end):
@@ -441,12 +479,13 @@ cdef int pass4(fsck* fs, dirs* ds, uint64_t first, uint64_t n) noexcept nogil:
             continue
         if word & IT_REM_MASK == 0 and word & IT_SEEN:
             continue
-        orphan = not (word & IT_SEEN) and <int64_t>i != root and <int64_t>i != master
+        orphan = 0 if word & IT_SEEN or <int64_t>i == root or <int64_t>i == master else 1
         if not orphan and word & IT_REM_MASK == 0:
             continue
         # Finding an inode's block takes a while: when enough are stored the others are only counted.
-        if fs.kind_stored[K_ORPHAN if orphan else K_NLINK] >= MAX_PER_KIND:
-            report(fs, K_ORPHAN if orphan else K_NLINK, 0, 0, 0, 0)
+        kind = K_ORPHAN if orphan else K_NLINK
+        if fs.kind_stored[<int>kind] >= MAX_PER_KIND:
+            report(fs, kind, 0, 0, 0, 0)
             continue
         block = inode_block(fs, i)
         if orphan:

@@ -133,6 +133,7 @@ cdef void _target(fsck* fs, dirs* ds, dir_ctx* x, const char* buf, uint64_t bloc
     cdef int64_t index = inode_index(fs, addr)
     cdef uint32_t word, kind
     cdef int state
+    cdef name_ref* ref
     if index < 0:
         state = block_state(fs, addr)
         if state < 0:
@@ -159,6 +160,11 @@ cdef void _target(fsck* fs, dirs* ds, dir_ctx* x, const char* buf, uint64_t bloc
         _dot(fs, ds, x, buf, block, off, index, dots)
         return
     fs.it[index].word |= IT_SEEN
+    if ds.n_refs:
+        ref = find_ref(ds, addr)
+        if ref != NULL:
+            ref.block = block
+            ref.parent = x.ordinal
     if kind == DT_DIR_:
         _child_dir(fs, ds, x, buf, block, off, <uint64_t>index)
 

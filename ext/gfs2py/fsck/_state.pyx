@@ -16,7 +16,7 @@ cdef extern from *:
 cdef enum:
     POOL = 6
 
-# Wave buffers of checks that are over: fresh ones would cost their page faults in every check of a small image.
+# Wave buffers of checks that are over: fresh ones would cost their page faults in every small check.
 # Only touched with the GIL held (a Checker's construction and end).
 cdef char* pool[POOL]
 cdef uint64_t pool_bytes[POOL]
