@@ -57,19 +57,18 @@ class MountRequest:
 Narrator = Callable[[str], None]
 
 
-def _open_gfs2(source: str, options: MountOptions) -> FileSystemHandle:
+def _open_gfs2(source: str, options: MountOptions, narrate: Narrator) -> FileSystemHandle:
     from gfs2py.engine.mount import open_filesystem  # the engine is loaded by those who mount it
 
-    handle: FileSystemHandle = open_filesystem(source, options)
-    return handle
+    return open_filesystem(source, options, narrate)
 
 
-def _open_null(source: str, options: MountOptions) -> FileSystemHandle:
+def _open_null(source: str, options: MountOptions, narrate: Narrator) -> FileSystemHandle:
     """In memory; cached by the kernel only when asked for, so that benchmarks see every request."""
     return NullFileSystem(valid_ns=10**9 if options.writeback_cache else 0)
 
 
-FILESYSTEMS: dict[str, Callable[[str, MountOptions], FileSystemHandle]] = {
+FILESYSTEMS: dict[str, Callable[[str, MountOptions, Narrator], FileSystemHandle]] = {
     "gfs2": _open_gfs2, "null": _open_null}
 
 
@@ -156,7 +155,7 @@ class Daemon:
             raise MountError(f"{request.source}: no such device or image")
         self.narrate(f"opening the {options.type} file system on {request.source}")
         try:
-            self.handle = FILESYSTEMS[options.type](request.source, options)
+            self.handle = FILESYSTEMS[options.type](request.source, options, self.narrate)
         except OSError as e:
             raise MountError(e.strerror or str(e)) from e
         self._connect(real)

@@ -15,6 +15,7 @@ from gfs2py.fuse._session import Session
 
 END_TIMEOUT_S = 20.0
 POLL_S = 0.002
+SETTLE_S = 0.05
 
 
 class NullMount:
@@ -34,6 +35,15 @@ class NullMount:
         """How often an opcode has been served; the counter follows the answer within microseconds."""
         entry = self.session.statistics()["opcodes"].get(opcode)
         return int(entry["count"]) if entry else 0
+
+    def settled(self, opcode: str) -> int:
+        """The count once it has stopped rising for a moment."""
+        seen, since = self.count(opcode), time.monotonic()
+        while time.monotonic() - since < SETTLE_S:
+            time.sleep(POLL_S)
+            if self.count(opcode) != seen:
+                seen, since = self.count(opcode), time.monotonic()
+        return seen
 
     def unmount(self) -> None:
         """umount(2); nothing when it was unmounted before. Raises OSError (EBUSY: a descriptor leaked)."""

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from interop.commands import Commands, daemons, wait_until_gone
 
 from fuse.conftest import NullMount, wait_until
 from gfs2py.daemon_watch import Watchdog
 from gfs2py.fuse import _mount, control
+from interop.commands import Commands, daemons, wait_until_gone
 
 pytestmark = pytest.mark.mount
 
