@@ -314,17 +314,15 @@ cdef void _put_bits(sbd* sd, rgrpd* rgd) noexcept nogil:
 cdef int _get_bits(sbd* sd, rgrpd* rgd) noexcept nogil:
     """Holds the header and every bitmap block, reading what the cache lacks in batches."""
     cdef uint64_t batch[64]
-    cdef uint32_t i, n
+    cdef uint32_t i = 0, n
     cdef int err
-    if not rgd.loaded:
-        i = 0
-        while i < rgd.length:
-            n = 0
-            while n < 64 and i < rgd.length:
-                batch[n] = rgd.addr + i
-                n += 1
-                i += 1
-            buf_readahead(sd, batch, n)
+    while rgd.length > 1 and i < rgd.length:
+        n = 0
+        while n < 64 and i < rgd.length:
+            batch[n] = rgd.addr + i
+            n += 1
+            i += 1
+        buf_readahead(sd, batch, n)
     for i in range(rgd.length):
         err = meta_read(sd, rgd.addr + i, GFS2_METATYPE_RB if i else GFS2_METATYPE_RG, &rgd.bits[i])
         if err:

@@ -57,7 +57,8 @@ cdef class SpaceLab:
     cdef uint32_t n_owners
     cdef bint open
 
-    def __cinit__(self, BlockDevice dev not None, *, bint quota=False, uint64_t cache_bytes=64 << 20):
+    def __cinit__(self, BlockDevice dev not None, *, bint quota=False, uint64_t cache_bytes=64 << 20,
+                  uint32_t hide_groups=0):
         cdef uint64_t block = 0
         self.dev = dev
         self.sd = <sbd*>calloc(1, sizeof(sbd))
@@ -74,7 +75,7 @@ cdef class SpaceLab:
         self.sd.data_writeback = &_data_writeback
         if quota:
             self.sd.flags |= SDF_QUOTA_ACCOUNT | SDF_QUOTA_ENFORCE
-        self._start(dev.read(GFS2_SB_BYTE_ADDR, 512), cache_bytes)
+        self._start(dev.read(GFS2_SB_BYTE_ADDR, 512), cache_bytes, hide_groups)
         self.open = True
 
     cdef inode* _system(self, inode* dip, bytes name) except NULL:
@@ -97,7 +98,7 @@ cdef class SpaceLab:
         self._raise(err)
         return ip
 
-    cdef int _start(self, bytes block, uint64_t cache_bytes) except -1:
+    cdef int _start(self, bytes block, uint64_t cache_bytes, uint32_t hide_groups) except -1:
         cdef gfs2_sb* sb = <gfs2_sb*><char*>block
         cdef inode* per_node
         cdef inode* journal
@@ -132,7 +133,9 @@ cdef class SpaceLab:
         journal_close(&jd)
         inode_put(journal)
         ctx_init(&cx, self.sd, 0, 0)
+        self.sd.rindex.size -= 96 * <uint64_t>hide_groups
         self._raise(rgrps_read(&cx))
+        self.sd.rindex.size += 96 * <uint64_t>hide_groups
         self._raise(statfs_init(&cx))
         self._raise(quota_init(&cx))
         self.sd.at_switch = &_at_switch
@@ -323,6 +326,12 @@ cdef class SpaceLab:
                         "igeneration": rgd.igeneration, "extfail": rgd.extfail,
                         "clones": sum(1 for j in range(rgd.length) if rgd.clones[j] != NULL)})
         return out
+
+    def read_index(self):
+        """Reads the index again, as after gfs2_grow."""
+        cdef opctx cx
+        ctx_init(&cx, self.sd, 0, 0)
+        self._raise(rgrps_read(&cx))
 
     def find(self, uint64_t blk):
         """Index of the group whose data holds the block, or None."""

@@ -55,6 +55,26 @@ def lab_groups(dev: MemoryDevice) -> list[dict[str, int]]:
         return lab.groups()
 
 
+def test_groups_that_are_added_while_mounted_can_be_used() -> None:
+    dev = fresh()
+    everything = lab_groups(dev)
+    lab = SpaceLab(dev, hide_groups=2)
+    assert len(lab.groups()) == len(everything) - 2
+    owner = lab.owner(FILE)
+    left = total_free(lab)
+    while left:
+        left -= len(blocks_of(lab.alloc(owner, min(left, 4000), min_target=1)))
+    with pytest.raises(OSError) as full:
+        lab.alloc(owner, 1)
+    assert code(full) == "ENOSPC"
+    lab.read_index()
+    assert [g["addr"] for g in lab.groups()] == [g["addr"] for g in everything]
+    assert lab.find(lab.alloc(owner, 100)[0][0]) in (len(everything) - 2, len(everything) - 1)
+    lab.read_index()
+    assert len(lab.groups()) == len(everything)
+    lab.close()
+
+
 def test_allocation_is_contiguous_and_reaches_the_disk() -> None:
     dev = fresh()
     with laboratory(dev) as lab:
