@@ -1,9 +1,9 @@
 """The periodic work of a mount: statfs and quota folding, reclaiming what a crash left unlinked."""
 from libc.stdint cimport uint32_t, uint64_t
 from gfs2py.engine._fs cimport gfs2_fs
-from gfs2py.engine._incore cimport SDF_QUOTA_ACCOUNT, inode, opctx, sbd
+from gfs2py.engine._incore cimport SDF_QUOTA_ACCOUNT, inode, opctx, rgrpd, sbd
 from gfs2py.engine._inode cimport inode_peek, inode_put
-from gfs2py.engine._nodes cimport node_delete_later, node_known
+from gfs2py.engine._nodes cimport node_delete_later, node_known, nodes_drain
 from gfs2py.engine._quota cimport quota_sync
 from gfs2py.engine._rgrp cimport rgrp_each_unlinked
 from gfs2py.engine._sbd cimport ctx_init, sd_dead
@@ -33,15 +33,24 @@ cdef int _found_unlinked(opctx* cx, uint64_t addr, void* arg) noexcept nogil:
 
 
 cdef void _scan(quotad* q) noexcept nogil:
-    """Every dinode in state UNLINKED that nobody of this mount knows is a deletion that a crash interrupted."""
+    """Every dinode in state UNLINKED that nobody of this mount knows is a deletion that a crash interrupted.
+
+    Carried through even when the mount is ending: after a clean unmount nobody would look again.
+    """
     cdef opctx cx
     cdef uint32_t i
     cdef sbd* sd = q.fs.sd
     for i in range(sd.n_rgrps):
-        if q.stop or sd_dead(sd):
+        if sd_dead(sd):
             return
         ctx_init(&cx, sd, 0, 0)
         rgrp_each_unlinked(&cx, &sd.rgrps[i], _found_unlinked, q)
+
+
+cdef void quotad_reclaim(quotad* q, opctx* cx, rgrpd* rgd) noexcept nogil:
+    """Space is short: this group's leftovers are queued, and whatever is queued is waited for."""
+    rgrp_each_unlinked(cx, rgd, _found_unlinked, q)
+    nodes_drain(&q.fs.nd)
 
 
 cdef void _sync_due(quotad* q, uint32_t seconds) noexcept nogil:
