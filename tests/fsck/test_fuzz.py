@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from gfs2py.block import MemoryDevice, Snapshot
+from gfs2py.block import FaultyDevice, MemoryDevice, Snapshot
 from gfs2py.edit.reader import Reader
 from gfs2py.fsck import check
 
@@ -84,3 +84,23 @@ def test_garbage_is_no_file_system(rng: random.Random) -> None:
 
 def test_device_too_small() -> None:
     assert check(MemoryDevice(65536)).of("device_short")
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.3])
+def test_blocks_that_cannot_be_read(rate: float, kernel_4096: Snapshot, rng: random.Random) -> None:
+    """Read errors are findings, and what could be read is checked all the same."""
+    n_found = 0
+    for _ in range(20):
+        dev = FaultyDevice(MemoryDevice.from_snapshot(kernel_4096), kinds=("read",), error_rate=rate,
+                           seed=rng.randrange(1 << 30))
+        report = check(dev)
+        if report.of("io_error"):
+            assert not report.clean
+            n_found += 1
+    assert n_found
+
+
+def test_rotten_reads(kernel_4096: Snapshot, rng: random.Random) -> None:
+    for _ in range(20):
+        dev = MemoryDevice.from_snapshot(kernel_4096)
+        check(FaultyDevice(dev, rot_rate=0.3, seed=rng.randrange(1 << 30)))

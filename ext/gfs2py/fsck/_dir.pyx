@@ -3,7 +3,7 @@
 Source of the rules: fs/gfs2/dir.c, gfs2-utils gfs2/fsck/pass2.c, pass3.c and pass4.c.
 A leaf is responsible for 2^(di_depth - lf_depth) consecutive slots of the hash table, aligned to that number.
 """
-from libc.errno cimport ENOMEM
+from libc.errno cimport EIO, ENOMEM
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, qsort, realloc
 from libc.string cimport memcpy, memset
@@ -492,6 +492,7 @@ cdef int pass4(fsck* fs, dirs* ds, uint64_t first, uint64_t n) noexcept nogil:
             report(fs, K_ORPHAN, block, block, 1, 0)
             continue
         if read_block(fs, block, buf):
+            report(fs, K_IO_ERROR, block, block, 0, EIO)
             continue
         nlink = be32toh(d.di_nlink)
         counted = (nlink - word) & IT_REM_MASK
