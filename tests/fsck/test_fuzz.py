@@ -70,7 +70,7 @@ def test_random_damage(image: str, request: pytest.FixtureRequest, rng: random.R
         n_found += not report.clean
         for f in report.findings:
             assert str(f)
-    assert n_found > ROUNDS * 0.8
+    assert n_found > ROUNDS * 0.5  # a single change often hits a byte that means nothing
 
 
 def test_garbage_is_no_file_system(rng: random.Random) -> None:
