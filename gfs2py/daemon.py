@@ -175,7 +175,13 @@ class Daemon:
         assert self.handle is not None
         self.narrate("connecting to the kernel through /dev/fuse")
         try:
-            self.connection = mount.connect(request.source, options.vfs_flags, plain=not real)
+            try:
+                self.connection = mount.connect(request.source, options.vfs_flags, plain=not real)
+            except mount.NoLoopDevice as e:
+                # sync(2) does not reach us then, and umount(2) does not wait; umount.gfs2 does.
+                log.warning("plain fuse mount source=%s: %s", request.source, e.strerror)
+                self.narrate(f"{e.strerror}: a plain fuse mount, use umount.gfs2 to wait for its end")
+                self.connection = mount.connect(request.source, options.vfs_flags, plain=True)
         except OSError as e:
             if e.errno == errno.EBUSY:
                 raise MountError(f"{request.source} is already mounted or in use") from e

@@ -38,6 +38,10 @@ _SB_OPTIONS = {MS_RDONLY: b"ro", MS_SYNCHRONOUS: b"sync", MS_DIRSYNC: b"dirsync"
 BLOCK_BYTES = 4096
 
 
+class NoLoopDevice(OSError):
+    """An image file cannot be the source of a fuseblk mount here; a plain one still can be made."""
+
+
 class Connection:
     """A FUSE connection with its superblock, not in the tree yet: nobody can hang on it before it is served.
 
@@ -130,7 +134,10 @@ def _in_thread(work: Callable[[], int]) -> int:
 
 def _image_superblock(image: str, options: dict[bytes, bytes | None], flags: int) -> int:
     """A fuseblk mount on a dummy loop device whose source reads as the image's path."""
-    loop_path, loop_fd = loop.dummy_loop(f"gfs2:{os.path.basename(image)}")
+    try:
+        loop_path, loop_fd = loop.dummy_loop(f"gfs2:{os.path.basename(image)}")
+    except OSError as e:
+        raise NoLoopDevice(e.errno, f"no loop device to be had: {e.strerror}") from e
 
     def work() -> int:
         _mount.unshare(CLONE_NEWNS)
@@ -145,7 +152,7 @@ def _image_superblock(image: str, options: dict[bytes, bytes | None], flags: int
 
 
 def connect(source: str, flags: int, *, subtype: str = "gfs2", plain: bool = False) -> Connection:
-    """Open /dev/fuse and make a superblock on it. Raises OSError; nothing stays behind then.
+    """Open /dev/fuse and make a superblock on it. Raises NoLoopDevice, OSError; nothing stays behind then.
 
     `plain` asks for type fuse (no DESTROY, no SYNCFS): where there is no loop device to have.
     """

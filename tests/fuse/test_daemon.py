@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import subprocess
@@ -13,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from fuse.conftest import NullMount, wait_until
+from gfs2py.daemon import launch, make_request
 from gfs2py.daemon_watch import Watchdog
-from gfs2py.fuse import _mount, control
+from gfs2py.fuse import _mount, control, loop
+from gfs2py.options import parse_options
 from interop.commands import Commands, daemons, wait_until_gone
 
 pytestmark = pytest.mark.mount
@@ -315,3 +318,20 @@ def test_foreground(machine: Machine) -> None:
     assert process.returncode == 0
     assert "attaching it to" in out
     assert "INFO ended" in err
+
+
+def test_without_loop_devices_the_mount_is_plain(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the unmount helper waits for the daemon where umount(2) does not."""
+    def none_to_have(label: str) -> tuple[str, int]:
+        raise OSError(errno.ENOENT, f"no /dev/loop-control for {label}")
+
+    monkeypatch.setattr(loop, "dummy_loop", none_to_have)
+    options = parse_options(f"type=null,logfile={machine.log}")
+    said: list[str] = []
+    launch(make_request(os.fspath(machine.image), os.fspath(machine.path), options), True, said.append)
+    assert any("plain fuse mount" in line for line in said)
+    entry = machine.entry()
+    assert entry is not None
+    assert (entry.fs_type, entry.source) == ("fuse.gfs2", os.fspath(machine.image))
+    assert machine.commands.ours("umount.gfs2", machine.path).returncode == 0
+    assert "ended source=" in machine.log.read_text()

@@ -282,7 +282,7 @@ cdef void do_destroy(request* r) noexcept nogil:
     drain(se, r.w, DRAIN_LIMIT_MS)
     if session_unpark_all(se, True) > 0:
         drain(se, r.w, DRAIN_LIMIT_MS // 10)
-    session_destroy_fs(se)
+    session_destroy_fs(se, r.w)
     if se.hold_destroy:
         pthread_mutex_lock(&se.mutex)
         se.destroy = 1
@@ -294,12 +294,24 @@ cdef void do_destroy(request* r) noexcept nogil:
     send_reply(r, 0)
 
 
-cdef void session_destroy_fs(session* se) noexcept nogil:
+cdef void session_destroy_fs(session* se, worker* self) noexcept nogil:
+    """Let the file system destroy itself, once. From here on no request reaches it any more.
+
+    FORGETs may still come in after a DESTROY: the kernel keeps them in a list of their own. A worker says that it is
+    busy before it looks at `destroyed`; we set that before we look who is busy: one of the two sees the other.
+    """
     cdef bint first
+    cdef worker* w
+    cdef int i
     pthread_mutex_lock(&se.mutex)
     first = not se.destroyed
-    se.destroyed = 1
+    fz_store(&se.destroyed, 1)
     pthread_mutex_unlock(&se.mutex)
+    fz_fence()
+    for i in range(MAX_THREADS):
+        w = se.workers[i]
+        while w != NULL and w != self and fz_load64(&w.current) != 0:
+            sleep_us(DRAIN_POLL_US)
     if first and se.ops.destroy != NULL:
         se.ops.destroy(se.fs)
 
@@ -326,7 +338,7 @@ cdef void run(request* r) noexcept nogil:
         return
     if op == FUSE_FSYNC or op == FUSE_FSYNCDIR or op == FUSE_SYNCFS or op == FUSE_COPY_FILE_RANGE:
         worker_blocks()
-    err = dispatch(r)
+    err = dispatch(r) if not fz_load(&r.se.destroyed) else -EIO
     if err == OP_PARK:
         if not r.rq.interrupted:
             err = park(r)
@@ -343,7 +355,8 @@ cdef void run(request* r) noexcept nogil:
     fz_store64(&r.w.current, 0)         # before the answer: then an INTERRUPT of it finds nobody, and ENOENT is right
     if send_reply(r, err) < 0:
         fz_bump(&r.w.reply_errors, 1)
-        if err == 0 and r.entry_nodeid != 0 and r.se.ops.forget != NULL:
+        fz_order64(&r.w.current, r.h.unique)
+        if err == 0 and r.entry_nodeid != 0 and r.se.ops.forget != NULL and not fz_load(&r.se.destroyed):
             r.se.ops.forget(r.se.fs, r.entry_nodeid, 1)
     count(r.w, op, elapsed(r), err < 0)
 
@@ -720,7 +733,7 @@ cdef void workers_free(session* se) noexcept nogil:
     if se.has_sentinel:
         pthread_join(se.sentinel, NULL)
         se.has_sentinel = False
-    session_destroy_fs(se)
+    session_destroy_fs(se, NULL)
     for i in range(MAX_THREADS):
         w = se.workers[i]
         if w != NULL and w.fd >= 0:
