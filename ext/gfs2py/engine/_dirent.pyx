@@ -36,6 +36,19 @@ cdef int dent_check(const uint8_t* blk, uint32_t off, uint32_t start, uint32_t b
     return <int>rec
 
 
+cdef inline uint32_t sound_rec(const gfs2_dirent* d, uint32_t left) noexcept nogil:
+    """Length of a live record that is sound and has `left` bytes up to the block's end; 0: dent_check must look."""
+    cdef uint32_t rec
+    cdef uint32_t namelen
+    if left < SIZEOF_DIRENT:
+        return 0
+    rec = be16toh(d.de_rec_len)
+    namelen = be16toh(d.de_name_len)
+    if rec & 7 or rec > left or namelen - 1 >= GFS2_FNAMESIZE or SIZEOF_DIRENT + namelen > rec or dent_sentinel(d):
+        return 0
+    return rec
+
+
 cdef int dents_check(const uint8_t* blk, uint32_t start, uint32_t bsize, uint32_t* count, dent_bad* bad) noexcept nogil:
     cdef uint32_t off = start
     cdef uint32_t n = 0
@@ -58,19 +71,23 @@ cdef int dents_find(const uint8_t* blk, uint32_t start, uint32_t bsize, const ch
     cdef uint32_t be_hash = htobe32(hash)
     cdef uint16_t be_len = htobe16(<uint16_t>namelen)
     cdef const gfs2_dirent* d
-    cdef int rec
+    cdef uint32_t rec
+    cdef int checked
     while at < bsize:
-        rec = dent_check(blk, at, start, bsize, bad)
-        if rec < 0:
-            return rec
         d = <const gfs2_dirent*>(blk + at)
+        rec = sound_rec(d, bsize - at)
+        if rec == 0:
+            checked = dent_check(blk, at, start, bsize, bad)
+            if checked < 0:
+                return checked
+            rec = <uint32_t>checked
         if (d.de_hash == be_hash and d.de_name_len == be_len and not dent_sentinel(d)
                 and memcmp(blk + at + SIZEOF_DIRENT, name, namelen) == 0):
             off[0] = at
             prev[0] = before
             return 1
         before = at
-        at += <uint32_t>rec
+        at += rec
     return 0
 
 
@@ -80,17 +97,21 @@ cdef int dents_room(const uint8_t* blk, uint32_t start, uint32_t bsize, uint32_t
     cdef uint32_t need = dent_size(namelen)
     cdef uint32_t used
     cdef const gfs2_dirent* d
-    cdef int rec
+    cdef uint32_t rec
+    cdef int checked
     while at < bsize:
-        rec = dent_check(blk, at, start, bsize, bad)
-        if rec < 0:
-            return rec
         d = <const gfs2_dirent*>(blk + at)
-        used = 0 if dent_sentinel(d) else dent_size(be16toh(d.de_name_len))
-        if used + need <= <uint32_t>rec:
+        rec = sound_rec(d, bsize - at)
+        used = dent_size(be16toh(d.de_name_len)) if rec else 0
+        if rec == 0:
+            checked = dent_check(blk, at, start, bsize, bad)    # damage, or the free record at the start
+            if checked < 0:
+                return checked
+            rec = <uint32_t>checked
+        if used + need <= rec:
             off[0] = at
             return 1
-        at += <uint32_t>rec
+        at += rec
     return 0
 
 
