@@ -14,11 +14,11 @@ from gfs2py.engine._data cimport (data_cancel, data_patch_block, data_put_block,
                                   data_zero_range)
 from gfs2py.engine._incore cimport LM_ST_EXCLUSIVE, buf, inode, opctx, sbd
 from gfs2py.engine._inode cimport inode_buf, inode_dirty, inode_touch
-from gfs2py.engine._log cimport (log_flush, trans_add_data, trans_add_meta, trans_add_ordered, trans_begin, trans_end,
+from gfs2py.engine._log cimport (log_sync, trans_add_data, trans_add_meta, trans_add_ordered, trans_begin, trans_end,
                                  trans_seq)
 from gfs2py.engine._rgrp cimport inplace_release, inplace_reserve, rgrp_trans_blocks
 from gfs2py.engine._sbd cimport sd_corrupt
-from gfs2py.engine._sync cimport gl_atomic_load64, pthread_cond_broadcast, pthread_mutex_lock, pthread_mutex_unlock
+from gfs2py.engine._sync cimport pthread_cond_broadcast, pthread_mutex_lock, pthread_mutex_unlock
 from gfs2py.engine._truncate cimport punch_blocks
 from gfs2py.ondisk._ondisk cimport GFS2_DIF_JDATA, GFS2_LFC_DO_SYNC, gfs2_dinode
 
@@ -419,7 +419,7 @@ cdef int _write_chunk(opctx* cx, inode* ip, uint64_t off, uint64_t size, const u
         e = inode_dirty(cx, ip)
         if err == 0:
             err = e
-        if not mapped or off + size >= ip.size:
+        if not mapped or off + size >= ip.size or ip.diskflags & GFS2_DIF_JDATA:
             ip.data_seq = ip.meta_seq
         trans_end(cx)
         if cx.rgd != NULL:
@@ -471,8 +471,9 @@ cdef int file_fsync(opctx* cx, inode* ip, bint datasync) noexcept nogil:
         pthread_mutex_lock(&ip.dlock)
         ip.wb_err = 0
         pthread_mutex_unlock(&ip.dlock)
-    if sd.log != NULL and sd.log.live and seq > gl_atomic_load64(&sd.log.committed_seq):
-        e = log_flush(sd, seq, GFS2_LFC_DO_SYNC)
+    if sd.log != NULL and sd.log.live:
+        # Sequence 1 is long committed: then only the device is flushed.
+        e = log_sync(sd, max(seq, <uint64_t>1), GFS2_LFC_DO_SYNC)
     else:
         e = sd.dev.ops.flush(sd.dev)
     return err if err else e
@@ -575,6 +576,8 @@ cdef int _zero_edges(opctx* cx, inode* ip, uint64_t off, uint64_t end) noexcept 
             err = data_zero_range(cx, ip, last, end - last)
     inode_touch(cx, ip, True, True)
     inode_dirty(cx, ip)
+    if ip.height == 0 or ip.diskflags & GFS2_DIF_JDATA:
+        ip.data_seq = ip.meta_seq
     trans_end(cx)
     return err
 

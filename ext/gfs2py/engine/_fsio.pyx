@@ -8,7 +8,7 @@ from gfs2py.engine._file cimport file_copy_range, file_fallocate, file_fsync, fi
 from gfs2py.engine._fs cimport fs_ctx, gfs2_fs, handle, node_addr
 from gfs2py.engine._incore cimport LM_ST_EXCLUSIVE, LM_ST_SHARED, inode, opctx, sbd
 from gfs2py.engine._inode cimport inode_get, inode_lock, inode_put, inode_unlock, inodes_lock, inodes_unlock
-from gfs2py.engine._log cimport log_flush
+from gfs2py.engine._log cimport log_sync
 from gfs2py.engine._rgrp cimport rgrp_fitrim, rs_drop
 from gfs2py.engine._statfs cimport statfs_get
 from gfs2py.engine._truncate cimport inode_set_size
@@ -206,8 +206,7 @@ cdef int do_syncfs(void* p, fs_req* rq) noexcept nogil:
     cdef int err
     if not fs.sd.log.live:
         return 0
-    err = log_flush(fs.sd, 0, GFS2_LFC_SYNC_FS)
-    return err if err else fs.sd.dev.ops.flush(fs.sd.dev)
+    return log_sync(fs.sd, 0, GFS2_LFC_SYNC_FS)
 
 
 cdef int do_statfs(void* p, fs_req* rq, fs_statfs* out) noexcept nogil:

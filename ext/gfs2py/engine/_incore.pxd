@@ -123,6 +123,7 @@ cdef struct inode:
     int32_t wb_err                  # first write-back error since the last fsync that reported it
     dlink ordered                   # running transaction's ordered list (log.lock)
     bint ordered_on
+    bint ordered_must               # its data go before the commit in data=writeback, too
     uint64_t meta_seq               # log sequence that carries the last change of the dinode
     uint64_t data_seq               # the same for changes that fdatasync must keep (size, blocks)
     # caches under the glock
@@ -219,6 +220,7 @@ cdef struct jlog:
     bint thread_on, stop, kick
     uint32_t commit_ms              # periodic commit
     uint64_t n_commits, n_blocks_logged, n_revokes, n_ail_writes, n_flush_waits
+    uint64_t n_flushes              # device flushes begun; all but the newest have ended, that one under commit_lock
 
 cdef struct opctx:                  # one operation under way, on one thread's stack
     sbd* sd

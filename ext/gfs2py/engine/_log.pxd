@@ -20,6 +20,8 @@ cdef void trans_add_ordered(opctx* cx, inode* ip) noexcept nogil
 cdef uint64_t trans_seq(opctx* cx) noexcept nogil
 # Makes everything up to `seq` durable (0: everything). Not within a transaction.
 cdef int log_flush(sbd* sd, uint64_t seq, uint32_t lfc) noexcept nogil
+# As log_flush, and whatever was written in place before the call is durable, too, even if nothing was to commit.
+cdef int log_sync(sbd* sd, uint64_t seq, uint32_t lfc) noexcept nogil
 cdef int log_ail_flush(sbd* sd) noexcept nogil                  # everything committed goes in place
 cdef int log_init(sbd* sd) noexcept nogil
 cdef int log_start(sbd* sd) noexcept nogil                      # the daemon thread

@@ -20,6 +20,7 @@ from gfs2py.engine._incore cimport (B_DIRTY, B_FREED, B_JDATA, B_PINNED, B_UPTOD
 from gfs2py.engine._quota cimport QUOTA_TRANS_BLOCKS
 from gfs2py.engine._sbd cimport LOG_DEBUG_, ctx_init, sd_assert_failed, sd_dead, sd_io_error, sd_message
 from gfs2py.engine._sync cimport (CLOCK_REALTIME, clock_gettime, dl_add_tail, dl_del, dl_empty, dl_init, dlink,
+                                  gl_atomic_add64, gl_atomic_load64,
                                   pthread_cond_broadcast, pthread_cond_init, pthread_cond_signal, pthread_cond_timedwait,
                                   pthread_create, pthread_join, pthread_mutex_init, pthread_mutex_lock,
                                   pthread_mutex_unlock, pthread_rwlock_rdlock, pthread_rwlock_unlock,
@@ -557,19 +558,30 @@ cdef int _switch(sbd* sd, uint32_t lfc, bint force, uint32_t extra_flags, logtxn
     return err
 
 
-cdef int _write_ordered(sbd* sd, logtxn* tr) noexcept nogil:
+cdef void _write_ordered(sbd* sd, logtxn* tr) noexcept nogil:
     """Data first: what this commit makes reachable is on its way to disk before the header is."""
     cdef uint32_t i
-    cdef int err = 0
-    cdef int e
     for i in range(tr.n_ord):
-        e = sd.data_writeback(sd, tr.ord[i])
-        if e and err == 0:
-            err = e
+        tr.ord[i].ordered_must = False
+        # A failed data write is its writer's error (kept in wb_err for fsync), not the journal's.
+        sd.data_writeback(sd, tr.ord[i])
         sd.inode_put(tr.ord[i])
     tr.n_ord = 0
-    # A failed data write is its writer's error (kept in wb_err for fsync), not the journal's.
-    return 0
+
+
+cdef void _write_must(sbd* sd, logtxn* tr) noexcept nogil:
+    """data=writeback: only what moved out of the log's care, an unstuffed dinode's data that may be durable there."""
+    cdef uint32_t i
+    for i in range(tr.n_ord):
+        if tr.ord[i].ordered_must:
+            tr.ord[i].ordered_must = False
+            sd.data_writeback(sd, tr.ord[i])
+
+
+cdef int _flush_device(sbd* sd) noexcept nogil:
+    """Under commit_lock."""
+    gl_atomic_add64(<int64_t*>&sd.log.n_flushes, 1)
+    return sd.dev.ops.flush(sd.dev)
 
 
 cdef void _finish(sbd* sd, logtxn* tr, uint32_t tail) noexcept nogil:
@@ -618,14 +630,16 @@ cdef int _commit(sbd* sd, uint32_t lfc, bint force, uint32_t extra_flags) noexce
     hp = log.io_buf + (<uint64_t>body << sd.bsize_shift)
     hdr = (tr.first + body) % log.nblocks
     tail = be32toh((<gfs2_log_header*>hp).lh_tail)
-    if not (sd.flags & SDF_WRITEBACK):
+    if sd.flags & SDF_WRITEBACK:
+        _write_must(sd, tr)
+    else:
         _write_ordered(sd, tr)
     if sd_dead(sd):
         _write_ordered(sd, tr)
         return -EIO
     err = _write_log(sd, log.io_buf, tr.first, body)
     if err == 0 and not (sd.flags & SDF_NOBARRIER):
-        err = sd.dev.ops.flush(sd.dev)
+        err = _flush_device(sd)
     if err == 0:
         err = sd.dev.ops.write(sd.dev, _log_addr(log, hdr) << sd.bsize_shift, hp, sd.bsize,
                                0 if sd.flags & SDF_NOBARRIER else DEV_FUA)
@@ -645,6 +659,29 @@ cdef int log_flush(sbd* sd, uint64_t seq, uint32_t lfc) noexcept nogil:
     # Whoever waited for the lock finds his transaction committed by the one before him: group commit.
     if seq == 0 or log.committed_seq < seq:
         err = _commit(sd, lfc, False, 0)
+    pthread_mutex_unlock(&log.commit_lock)
+    if err == 0 and sd_dead(sd):
+        err = -EIO
+    return err
+
+
+cdef int log_sync(sbd* sd, uint64_t seq, uint32_t lfc) noexcept nogil:
+    cdef jlog* log = sd.log
+    cdef uint64_t before = gl_atomic_load64(&log.n_flushes)
+    cdef int err = 0
+    pthread_mutex_lock(&log.commit_lock)
+    if sd_dead(sd):
+        err = -EIO
+    elif seq == 0 or log.committed_seq < seq:
+        err = _commit(sd, lfc, False, 0)
+    # The commit that another thread had under way may have flushed before our caller's data were written. A flush
+    # that began since then has ended, for we hold the lock.
+    # With data=writeback a commit writes data behind its header: everything durable takes one more flush.
+    if err == 0 and (log.n_flushes == before or (seq == 0 and sd.flags & SDF_WRITEBACK)):
+        err = _flush_device(sd)
+        if err:
+            # Nobody can say which of the writes since the last flush are on the disk.
+            err = sd_io_error(sd, b"flushing the device", 0, err)
     pthread_mutex_unlock(&log.commit_lock)
     if err == 0 and sd_dead(sd):
         err = -EIO
@@ -746,6 +783,9 @@ cdef int log_start(sbd* sd) noexcept nogil:
         return -ENOMEM
     log.live = True
     log.stop = False
+    if log.commit_ms == 0:
+        # Nothing but syncs and a full log commits: runs that must repeat exactly.
+        return 0
     if pthread_create(&log.thread, NULL, _daemon, sd) != 0:
         return -ENOMEM
     log.thread_on = True
