@@ -13,7 +13,7 @@ SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 
 DEBS_BUILD := gcc libc6-dev linux-libc-dev zlib1g-dev python3-dev python3-venv util-linux mount
 DEBS_DEMO := gfs2-utils
-DEBS_TEST := gfs2-utils qemu-system-x86 attr acl e2fsprogs fuse2fs xz-utils zstd procps
+DEBS_TEST := gfs2-utils qemu-system-x86 attr acl e2fsprogs fio xz-utils zstd procps
 DEBS_BENCH := gfs2-utils e2fsprogs fuse2fs fio bindfs ntfs-3g fuse3
 
 # Where `make install` puts the helpers that mount(8) and umount(8) look for.
