@@ -22,8 +22,9 @@ cdef struct jstats:
 # sound. dry_run: only checks and counts.
 cdef int journal_replay(jdesc* jd, const jhead* head, bint dry_run, jstats* st) noexcept nogil
 # Master statfs += the head's local changes; the local file is zeroed. local_addr 0: the one the head names.
-# master_addr 0, or a version 1 head: nothing. No flush.
-cdef int journal_statfs(jdesc* jd, const jhead* head, uint64_t master_addr, uint64_t local_addr) noexcept nogil
+# master_addr 0, or a version 1 head: nothing. Logged first (with a new head), so that a crash adds nothing twice; what
+# goes in place after that is not flushed.
+cdef int journal_statfs(jdesc* jd, jhead* head, uint64_t master_addr, uint64_t local_addr, uint32_t jid) noexcept nogil
 # Flush, then the header with UNMOUNT|RECOVERY after the head, durable on return. `jid`: of the node that recovers.
 # On success `head` is the new head.
 cdef int journal_clean(jdesc* jd, jhead* head, uint32_t jid, int64_t sec, uint32_t nsec) noexcept nogil

@@ -18,8 +18,8 @@ from gfs2py.engine._jdesc cimport (
 )
 from gfs2py.ondisk._checksum cimport log_header_seal
 from gfs2py.ondisk._ondisk cimport (
-    GFS2_FORMAT_LH, GFS2_LOG_DESC_JDATA, GFS2_LOG_DESC_METADATA, GFS2_LOG_DESC_REVOKE, GFS2_LOG_HEAD_RECOVERY,
-    GFS2_LOG_HEAD_UNMOUNT, GFS2_MAGIC, GFS2_METATYPE_LB, GFS2_METATYPE_LD, GFS2_METATYPE_LH, GFS2_METATYPE_RG,
+    GFS2_FORMAT_LD, GFS2_FORMAT_LH, GFS2_LOG_DESC_JDATA, GFS2_LOG_DESC_METADATA, GFS2_LOG_DESC_REVOKE,
+    GFS2_LOG_HEAD_RECOVERY, GFS2_LOG_HEAD_UNMOUNT, GFS2_MAGIC, GFS2_METATYPE_LB, GFS2_METATYPE_LD, GFS2_METATYPE_LH, GFS2_METATYPE_RG,
     SIZEOF_DINODE, SIZEOF_LOG_DESCRIPTOR, SIZEOF_META_HEADER, be16toh, be32toh, be64toh, gfs2_dinode,
     gfs2_log_descriptor, gfs2_log_header, gfs2_meta_header, gfs2_rgrp, gfs2_statfs_change, htobe32, htobe64,
 )
@@ -38,6 +38,7 @@ cdef extern from "<time.h>" nogil:
 cdef enum:
     KEEP_BYTES = 67108864       # an active log up to this size is read once and stays in memory
     CHUNK_BYTES = 16777216      # of a larger one, written per batch
+    STATFS_LOG_BLOCKS = 5       # descriptor, two dinodes, their header, the clean header
     C_META = 1, C_JDATA = 2, C_ESCAPED = 4, C_RGRP = 8, C_BAD = 16
 
 # What is known about one block of the file system: its newest copy, or its newest revoke.
@@ -438,42 +439,88 @@ cdef int statfs_block(jdesc* jd, uint64_t addr, uint8_t* block, const char* stru
     return err
 
 
-cdef int journal_statfs(jdesc* jd, const jhead* head, uint64_t master_addr, uint64_t local_addr) noexcept nogil:
-    cdef uint8_t* master
-    cdef uint8_t* local
-    cdef gfs2_statfs_change* sc
-    cdef bint changed = head.local_total != 0 or head.local_free != 0 or head.local_dinodes != 0
+cdef int fold_statfs(jdesc* jd, const jhead* head, uint64_t master_addr, uint64_t local_addr,
+                     uint8_t* blocks) noexcept nogil:
+    """Into blocks[0], blocks[1]: the master dinode with the head's changes added, the local one with none."""
+    cdef uint8_t* local = blocks + jd.bsize
+    cdef gfs2_statfs_change* sc = <gfs2_statfs_change*> (blocks + SIZEOF_DINODE)
+    cdef int err = statfs_block(jd, master_addr, blocks, "statfs dinode")
+    if not err:
+        err = statfs_block(jd, local_addr, local, "statfs_change dinode")
+    if not err:
+        sc.sc_total = htobe64(be64toh(sc.sc_total) + <uint64_t> head.local_total)
+        sc.sc_free = htobe64(be64toh(sc.sc_free) + <uint64_t> head.local_free)
+        sc.sc_dinodes = htobe64(be64toh(sc.sc_dinodes) + <uint64_t> head.local_dinodes)
+        memset(local + SIZEOF_DINODE, 0, sizeof(gfs2_statfs_change))
+    return err
+
+
+cdef int log_statfs(jdesc* jd, jhead* head, uint64_t master_addr, uint64_t local_addr, uint32_t jid,
+                    uint8_t* blocks) noexcept nogil:
+    """Both dinodes as a transaction behind the head, and a header that makes it the whole of the active log.
+
+    Adding is not idempotent: were the changes only written in place, a crash before the clean header would have the
+    next replay add them again. The replayed blocks are durable in place, so the old log is not needed any more, but
+    stays untouched until the new header stands.
+    """
+    cdef uint8_t* desc = <uint8_t*> dev_alloc(jd.bsize)
+    cdef gfs2_log_descriptor* ld = <gfs2_log_descriptor*> desc
+    cdef uint64_t* ptr = <uint64_t*> (desc + sizeof(gfs2_log_descriptor))
+    cdef uint32_t first = (head.blkno + 1) % jd.nblocks
+    cdef uint32_t i
+    cdef uint8_t* p
     cdef int err = 0
+    if desc == NULL:
+        return -ENOMEM
+    memset(desc, 0, jd.bsize)
+    ld.ld_header.mh_magic = htobe32(GFS2_MAGIC)
+    ld.ld_header.mh_type = htobe32(GFS2_METATYPE_LD)
+    ld.ld_header.mh_format = htobe32(GFS2_FORMAT_LD)
+    ld.ld_header.mh_jid = htobe32(jid)
+    ld.ld_type = htobe32(GFS2_LOG_DESC_METADATA)
+    ld.ld_length = htobe32(3)
+    ld.ld_data1 = htobe32(2)
+    ptr[0] = htobe64(master_addr)
+    ptr[1] = htobe64(local_addr)
+    for i in range(3):
+        p = desc if i == 0 else blocks + <uint64_t> (i - 1) * jd.bsize
+        if not err:
+            err = jd.dev.ops.write(jd.dev, journal_block(jd, (first + i) % jd.nblocks) * jd.bsize, p, jd.bsize, 0)
+    dev_free(desc)
+    if not err:
+        err = write_header(jd, head, (first + 3) % jd.nblocks, first, 0, jid, 0, 0)
+    return err
+
+
+cdef int journal_statfs(jdesc* jd, jhead* head, uint64_t master_addr, uint64_t local_addr, uint32_t jid) noexcept nogil:
+    cdef uint8_t* blocks
+    cdef uint32_t active = (head.blkno + jd.nblocks - head.tail) % jd.nblocks + 1
+    cdef bint changed = head.local_total != 0 or head.local_free != 0 or head.local_dinodes != 0
+    cdef int err
     if local_addr == 0:
         local_addr = head.statfs_addr
     # A version 1 head says nothing of statfs: the local file stays for the node that mounts with this journal next.
     if master_addr == 0 or head.v1 or local_addr == 0:
         return 0
-    master = <uint8_t*> dev_alloc(jd.bsize)
-    local = <uint8_t*> dev_alloc(jd.bsize)
-    if master == NULL or local == NULL:
-        err = -ENOMEM
-    if not err:
-        err = statfs_block(jd, master_addr, master, "statfs dinode")
-    if not err:
-        err = statfs_block(jd, local_addr, local, "statfs_change dinode")
+    blocks = <uint8_t*> dev_alloc(2 * <uint64_t> jd.bsize)
+    if blocks == NULL:
+        return -ENOMEM
+    err = fold_statfs(jd, head, master_addr, local_addr, blocks)
+    # No room behind the head happens only in a journal that its owner filled to the brim; then in place must do.
+    if not err and changed and active + STATFS_LOG_BLOCKS <= jd.nblocks:
+        err = log_statfs(jd, head, master_addr, local_addr, jid, blocks)
     if not err and changed:
-        sc = <gfs2_statfs_change*> (master + SIZEOF_DINODE)
-        sc.sc_total = htobe64(be64toh(sc.sc_total) + <uint64_t> head.local_total)
-        sc.sc_free = htobe64(be64toh(sc.sc_free) + <uint64_t> head.local_free)
-        sc.sc_dinodes = htobe64(be64toh(sc.sc_dinodes) + <uint64_t> head.local_dinodes)
-        err = jd.dev.ops.write(jd.dev, master_addr * jd.bsize, master, jd.bsize, 0)
+        err = jd.dev.ops.write(jd.dev, master_addr * jd.bsize, blocks, jd.bsize, 0)
     if not err:
-        memset(local + SIZEOF_DINODE, 0, sizeof(gfs2_statfs_change))
-        err = jd.dev.ops.write(jd.dev, local_addr * jd.bsize, local, jd.bsize, 0)
-    dev_free(master)
-    dev_free(local)
+        err = jd.dev.ops.write(jd.dev, local_addr * jd.bsize, blocks + jd.bsize, jd.bsize, 0)
+    dev_free(blocks)
     return err
 
 
-cdef int journal_clean(jdesc* jd, jhead* head, uint32_t jid, int64_t sec, uint32_t nsec) noexcept nogil:
+cdef int write_header(jdesc* jd, jhead* head, uint32_t lblk, uint32_t tail, uint32_t flags, uint32_t jid, int64_t sec,
+                      uint32_t nsec) noexcept nogil:
+    """Flush, then the header after `head` at log block lblk, durable on return; `head` is then the new one."""
     cdef gfs2_log_header* lh
-    cdef uint32_t lblk = head.blkno + 1 if head.blkno + 1 < jd.nblocks else 0
     cdef uint64_t addr = journal_block(jd, lblk)
     cdef int err
     lh = <gfs2_log_header*> dev_alloc(jd.bsize)
@@ -485,8 +532,8 @@ cdef int journal_clean(jdesc* jd, jhead* head, uint32_t jid, int64_t sec, uint32
     lh.lh_header.mh_format = htobe32(GFS2_FORMAT_LH)
     lh.lh_header.mh_jid = htobe32(jid)
     lh.lh_sequence = htobe64(head.sequence + 1)
-    lh.lh_flags = htobe32(GFS2_LOG_HEAD_UNMOUNT | GFS2_LOG_HEAD_RECOVERY)
-    lh.lh_tail = 0
+    lh.lh_flags = htobe32(flags)
+    lh.lh_tail = htobe32(tail)
     lh.lh_blkno = htobe32(lblk)
     lh.lh_nsec = htobe32(nsec)
     lh.lh_sec = htobe64(<uint64_t> sec)
@@ -502,6 +549,11 @@ cdef int journal_clean(jdesc* jd, jhead* head, uint32_t jid, int64_t sec, uint32
     return err
 
 
+cdef int journal_clean(jdesc* jd, jhead* head, uint32_t jid, int64_t sec, uint32_t nsec) noexcept nogil:
+    return write_header(jd, head, (head.blkno + 1) % jd.nblocks, 0, GFS2_LOG_HEAD_UNMOUNT | GFS2_LOG_HEAD_RECOVERY, jid,
+                        sec, nsec)
+
+
 cdef int journal_recover(jdesc* jd, jhead* head, jstats* st, uint64_t master_addr, uint64_t local_addr, uint32_t jid,
                          int64_t sec, uint32_t nsec) noexcept nogil:
     cdef jhead after
@@ -511,10 +563,10 @@ cdef int journal_recover(jdesc* jd, jhead* head, jstats* st, uint64_t master_add
     if err or head.flags & <uint32_t> GFS2_LOG_HEAD_UNMOUNT:
         return err
     err = journal_replay(jd, head, False, st)
+    after = head[0]
     if not err:
-        err = journal_statfs(jd, head, master_addr, local_addr)
+        err = journal_statfs(jd, &after, master_addr, local_addr, jid)
     if not err:
-        after = head[0]
         err = journal_clean(jd, &after, jid, sec, nsec)
     return err
 
@@ -668,12 +720,12 @@ cdef class Journal:
         return stats_tuple(&st)
 
     def statfs(self, uint64_t master_addr, uint64_t local_addr=0):
-        """Fold the head's statfs changes into the master file at `master_addr`, zero the local file. No flush."""
+        """Fold the head's statfs changes into the master file at `master_addr`, zero the local file. No last flush."""
         cdef jhead h
         cdef int err
         self._find(&h)
         with nogil:
-            err = journal_statfs(&self.jd, &h, master_addr, local_addr)
+            err = journal_statfs(&self.jd, &h, master_addr, local_addr, 0)
         self._raise(err)
 
     def clean(self, *, uint32_t jid=0, int64_t sec=0, uint32_t nsec=0):

@@ -342,12 +342,13 @@ class TestRecover:
         assert read_statfs(dev, 3000) == (4000, 2993, 52)
         assert read_statfs(dev, 3001) == (0, 0, 0)
         now = journal_of(log).head()
-        assert (now.sequence, now.flags, now.blkno, now.tail) == (101, UNMOUNT | RECOVERY, log.pos, 0)
+        # The changed statfs files are logged first: descriptor, two dinodes, header 101.
+        assert (now.sequence, now.flags, now.blkno, now.tail) == (102, UNMOUNT | RECOVERY, log.pos + 4, 0)
         assert (now.v1, now.statfs_addr, now.local_free) == (False, 0, 0)
-        raw = content(dev, log.at[log.pos])
+        raw = content(dev, log.at[log.pos + 4])
         assert struct.unpack_from(">I", raw, 20) == (3,)
-        assert struct.unpack_from(">IQQ", raw, 52) == (56, 1234, log.at[log.pos])
-        want = log_header(BSIZE, 101, log.pos, 0, UNMOUNT | RECOVERY)
+        assert struct.unpack_from(">IQQ", raw, 52) == (56, 1234, log.at[log.pos + 4])
+        want = log_header(BSIZE, 102, log.pos + 4, 0, UNMOUNT | RECOVERY)
         assert raw[24:40] == want[24:40]
 
     def test_a_clean_journal_is_left_alone(self) -> None:
