@@ -188,7 +188,8 @@ class Daemon:
             raise MountError(f"cannot make a FUSE mount of {request.source}: {e.strerror}", EX_SYSTEM) from e
         self.session = Session(
             self.handle, self.connection.fd, hold_destroy=True, threads=options.threads, acl=options.acl,
-            writeback=bool(options.writeback_cache))
+            writeback=(self.handle.kernel_may_write_back if options.writeback_cache is None
+                       else options.writeback_cache))
         try:
             self.session.start()
         except OSError as e:

@@ -63,8 +63,10 @@ cdef int do_open(void* p, fs_req* rq, uint64_t nodeid, uint32_t flags, fs_open* 
         elif writes and ip.diskflags & GFS2_DIF_APPENDONLY and (not (flags & O_APPEND) or trunc):
             err = -EPERM
         elif trunc and (ip.mode & S_IFMT) == S_IFREG:
-            err = inode_set_size(&cx, ip, 0)
-            ip.data_seq = ip.meta_seq
+            err = attr_kill_priv(&cx, ip) if rq.kill_suidgid else 0
+            if err == 0:
+                err = inode_set_size(&cx, ip, 0)
+                ip.data_seq = ip.meta_seq
         inode_unlock(&cx, ip)
     h = _new_handle(ip, flags) if err == 0 else NULL
     if h == NULL:

@@ -23,7 +23,7 @@ from gfs2py.engine._log cimport log_destroy, log_init, log_shutdown, log_start, 
 from gfs2py.engine._nodes cimport (nodes_count, nodes_destroy, nodes_drain, nodes_forget_all, nodes_init, nodes_start,
                                    nodes_stop)
 from gfs2py.engine._quota cimport quota_destroy, quota_init, quota_sync
-from gfs2py.engine._quotad cimport quotad_start, quotad_stop
+from gfs2py.engine._quotad cimport quotad_reclaim, quotad_start, quotad_stop
 from gfs2py.engine._recovery cimport (jdesc, jhead, jhead_find, journal_close, journal_open, journal_recover, jstats)
 from gfs2py.engine._rgrp cimport rgrps_after_commit, rgrps_at_switch, rgrps_destroy, rgrps_read, rs_drop
 from gfs2py.engine._sbd cimport ctx_init, sd_dead, sd_set_geometry
@@ -59,8 +59,7 @@ cdef void _at_switch(sbd* sd, opctx* cx) noexcept nogil:
 
 
 cdef void _reclaim(opctx* cx, rgrpd* rgd) noexcept nogil:
-    """Space is short: whatever is queued for deletion is waited for."""
-    nodes_drain(&(<mounted*>cx.sd.mnt).f.nd)
+    quotad_reclaim(&(<mounted*>cx.sd.mnt).q, cx, rgd)
 
 
 cdef void _put_inode(inode** p) noexcept nogil:
@@ -146,7 +145,8 @@ cdef class Gfs2(FileSystemHandle):
     """A mounted GFS2 (lock_nolock).
 
     device: an open BlockDevice, kept open by the caller until close(). flags: names of FLAGS. jid: which journal is
-    ours. cache_bytes: the limit of the buffer cache. say: called with one line per step of the mount.
+    ours. cache_bytes: the limit of the buffer cache. commit_ms: time between commits; 0: no log daemon, only syncs
+    and lack of log space commit. say: called with one line per step of the mount.
     Raises MountError (errno EINVAL, EROFS, EUSERS, ENOENT), CorruptionError (EIO), OSError from the device.
     """
 
@@ -439,6 +439,7 @@ cdef class Gfs2(FileSystemHandle):
             self.m.q.statfs_s = statfs_s
             self.m.q.quota_s = quota_s
             self.m.q.scan_unlinked = len(self.recovered) > 0
+            self.m.q.fs = f
             if background and quotad_start(&self.m.q, f):
                 raise MemoryError
         self.ops = gfs2_fs_ops()
@@ -499,12 +500,23 @@ cdef class Gfs2(FileSystemHandle):
             _shutdown(&self.m.f)
             self._free()
 
+    def drain(self):
+        """Wait until every queued deletion has been carried out."""
+        if self.m != NULL and self.m.f.nd.sd != NULL:
+            with nogil:
+                nodes_drain(&self.m.f.nd)
+
     @property
     def withdrawn(self):
         """Why the mount withdrew; None while it is well."""
         if self.m == NULL or not self.m.sd.withdrawn:
             return None
         return (<bytes>self.m.sd.err_text).decode(errors="replace") or "abandoned"
+
+    @property
+    def kernel_may_write_back(self):
+        # Write-back of the kernel's comes without the user's id, so limits could not be enforced in time.
+        return self.m != NULL and not self.m.sd.flags & (SDF_QUOTA_ENFORCE | SDF_RDONLY | SDF_SHARED)
 
     @property
     def label(self):

@@ -12,6 +12,12 @@ cdef class FileSystemHandle:
         return {}
 
     @property
+    def kernel_may_write_back(self):
+        """Whether the kernel's page cache may hold written data back (writeback cache): nobody else changes the
+        files, and an error of space may come as late as fsync or close."""
+        return False
+
+    @property
     def label(self):
         """What messages call this file system: the lock table or the device."""
         return ""
