@@ -128,6 +128,27 @@ def test_old_value_survives_a_full_file_system() -> None:
     assert_clean(device)
 
 
+def test_blocks_that_a_crashed_kernel_left_are_freed_with_the_inode() -> None:
+    """The kernel replaces in two steps; in between an unused record still has the old value's blocks."""
+    device = fresh(4096, 64)
+    with mounted(device) as volume:
+        before = free_blocks(volume)
+        volume.create("f")
+        volume.setxattr("f", b"user.old", b"o" * 10000)
+        volume.setxattr("f", b"user.other", b"kept")
+    block = Reader(device).path("f").number("di_eattr")
+    patch_bytes(device, block, 24 + 9, b"\0")
+    with mounted(device) as volume:
+        assert volume.listxattr("f") == [b"user.other"]
+        volume.setxattr("f", b"user.new", b"n" * 20000)
+        assert volume.getxattr("f", b"user.new") == b"n" * 20000
+        assert volume.getxattr("f", b"user.other") == b"kept"
+        volume.unlink("f")
+    assert_clean(device)
+    with mounted(device) as volume:
+        assert free_blocks(volume) == before
+
+
 # ---- ACLs
 
 
