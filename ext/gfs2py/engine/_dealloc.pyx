@@ -3,7 +3,8 @@
 Each step leaves a consistent file system with the dinode still UNLINKED, so a crash in the middle is taken up by the
 next mount's scan. Source of behaviour: fs/gfs2/super.c evict_unlinked_inode.
 """
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport qsort
 from gfs2py.engine._data cimport data_cancel
 from gfs2py.engine._dir cimport dir_dealloc_leaves
 from gfs2py.engine._incore cimport I_DEAD, LM_ST_EXCLUSIVE, inode, opctx, rgrpd, sbd
@@ -17,21 +18,12 @@ from gfs2py.engine._xattr cimport xattr_dealloc
 from gfs2py.ondisk._ondisk cimport GFS2_BLKST_UNLINKED, GFS2_DIF_EXHASH
 
 
-cdef int _free_dinode(opctx* cx, inode* ip) noexcept nogil:
-    cdef rgrpd* rgd = rgrp_find(cx.sd, ip.no_addr)
-    cdef int err = rgrp_lock(cx, rgd)
-    if err:
-        return err
-    err = trans_begin(cx, rgrp_trans_blocks(rgd, 1) + 1, 1)
-    if err == 0:
-        err = rgrp_free_di(cx, rgd, ip)
-        ip.iflags |= I_DEAD
-        trans_end(cx)
-    rgrp_unlock(cx, rgd)
-    return err
+cdef enum:
+    GROUP = 64                      # dinodes freed in one transaction
 
 
-cdef int _dealloc_locked(opctx* cx, inode* ip) noexcept nogil:
+cdef int _strip(opctx* cx, inode* ip) noexcept nogil:
+    """Everything but the dinode; many transactions of its own. The glock is held EX."""
     cdef int err = 0
     data_cancel(cx.sd, ip, 0, ~<uint64_t>0)
     rs_drop(cx.sd, ip)
@@ -41,24 +33,79 @@ cdef int _dealloc_locked(opctx* cx, inode* ip) noexcept nogil:
         err = xattr_dealloc(cx, ip)
     if err == 0 and ip.height:
         err = punch_blocks(cx, ip, 0, ~<uint64_t>0)
-    if err == 0:
-        err = _free_dinode(cx, ip)
     return err
 
 
-cdef int fs_dealloc(sbd* sd, uint64_t addr) noexcept nogil:
-    cdef opctx cx
+cdef inode* _take(opctx* cx, uint64_t addr) noexcept nogil:
+    """The inode, referenced, locked EX and stripped, if it is to be deleted; else NULL.
+
+    An address may be queued twice (by its last forget and by a scan). So the bitmap is asked before the block is read as
+    a dinode: by now it may be anything. Only this thread frees dinodes, so UNLINKED stays true until we change it.
+    """
     cdef inode* ip = NULL
-    cdef int err = inode_get(sd, addr, &ip)
+    if rgrp_blk_state(cx, addr) != GFS2_BLKST_UNLINKED or inode_get(cx.sd, addr, &ip):
+        return NULL
+    if inode_lock(cx, ip, LM_ST_EXCLUSIVE) == 0:
+        if ip.nlink == 0 and _strip(cx, ip) == 0:
+            return ip
+        inode_unlock(cx, ip)
+    inode_put(ip)
+    return NULL
+
+
+cdef int _free_dinodes(opctx* cx, rgrpd* rgd, inode** ips, uint32_t n) noexcept nogil:
+    """Dinodes of one group, in one transaction."""
+    cdef uint32_t i
+    cdef int err = rgrp_lock(cx, rgd)
     if err:
         return err
-    ctx_init(&cx, sd, 0, 0)
-    err = inode_lock(&cx, ip, LM_ST_EXCLUSIVE)
+    err = trans_begin(cx, rgrp_trans_blocks(rgd, n) + 1, n)
     if err == 0:
-        if ip.nlink == 0:
-            err = rgrp_blk_state(&cx, addr)
-            if err == GFS2_BLKST_UNLINKED:
-                err = _dealloc_locked(&cx, ip)
-        inode_unlock(&cx, ip)
-    inode_put(ip)
-    return err if err < 0 else 0
+        for i in range(n):
+            err = rgrp_free_di(cx, rgd, ips[i])
+            if err:
+                break
+            ips[i].iflags |= I_DEAD
+        trans_end(cx)
+    rgrp_unlock(cx, rgd)
+    return err
+
+
+cdef bint _other_account(opctx* cx, const inode* a, const inode* b) noexcept nogil:
+    """A transaction has room for the quota changes of one owner."""
+    return cx.sd.quota_change != NULL and (a.uid != b.uid or a.gid != b.gid)
+
+
+cdef int _by_addr(const void* x, const void* y) noexcept nogil:
+    cdef uint64_t a = (<const uint64_t*>x)[0]
+    cdef uint64_t b = (<const uint64_t*>y)[0]
+    return 0 if a == b else (-1 if a < b else 1)
+
+
+cdef void fs_dealloc(sbd* sd, uint64_t* addrs, uint32_t n) noexcept nogil:
+    cdef opctx cx
+    cdef inode* ips[GROUP]
+    cdef inode* ip
+    cdef rgrpd* rgd = NULL
+    cdef rgrpd* its
+    cdef uint32_t i, k
+    cdef uint32_t m = 0
+    ctx_init(&cx, sd, 0, 0)
+    qsort(addrs, n, sizeof(uint64_t), _by_addr)
+    for i in range(n + 1):
+        its = NULL
+        ip = NULL
+        if i < n and (i == 0 or addrs[i] != addrs[i - 1]):
+            # Locks of several inodes are taken by ascending address, as everywhere.
+            its = rgrp_find(sd, addrs[i])
+            ip = _take(&cx, addrs[i]) if its != NULL else NULL
+        if m and (i == n or m == GROUP or (ip != NULL and (its != rgd or _other_account(&cx, ips[0], ip)))):
+            _free_dinodes(&cx, rgd, ips, m)
+            for k in range(m):
+                inode_unlock(&cx, ips[k])
+                inode_put(ips[k])
+            m = 0
+        if ip != NULL:
+            rgd = its
+            ips[m] = ip
+            m += 1

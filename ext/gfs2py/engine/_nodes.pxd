@@ -24,9 +24,10 @@ cdef struct nodes:
     uint64_t* queue
     uint32_t n_queue, cap_queue
     bint busy
-    int (*dealloc)(sbd* sd, uint64_t addr) noexcept nogil
+    uint32_t waiting                # threads in nodes_drain: no more gathering
+    void (*dealloc)(sbd* sd, uint64_t* addrs, uint32_t n) noexcept nogil
 
-cdef int nodes_init(nodes* nd, sbd* sd, int (*dealloc)(sbd*, uint64_t) noexcept nogil) noexcept nogil
+cdef int nodes_init(nodes* nd, sbd* sd, void (*dealloc)(sbd*, uint64_t*, uint32_t) noexcept nogil) noexcept nogil
 cdef int nodes_start(nodes* nd) noexcept nogil                  # the deletion thread
 cdef void nodes_drain(nodes* nd) noexcept nogil                 # waits until the queue is empty and nothing is being deleted
 cdef void nodes_stop(nodes* nd) noexcept nogil

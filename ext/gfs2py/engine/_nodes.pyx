@@ -6,12 +6,12 @@ hold up the worker that got the FORGET.
 """
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from gfs2py.engine._incore cimport sbd
 from gfs2py.engine._sbd cimport sd_dead
-from gfs2py.engine._sync cimport (pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_init, pthread_cond_wait,
+from gfs2py.engine._sync cimport (CLOCK_REALTIME, clock_gettime, pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_init, pthread_cond_timedwait, pthread_cond_wait,
                                   pthread_create, pthread_join, pthread_mutex_destroy, pthread_mutex_init,
-                                  pthread_mutex_lock, pthread_mutex_unlock)
+                                  pthread_mutex_lock, pthread_mutex_unlock, timespec)
 
 cdef extern from "<errno.h>" nogil:
     int ENOMEM
@@ -19,6 +19,8 @@ cdef extern from "<errno.h>" nogil:
 cdef enum:
     N_SHARDS = 16
     TABLE_MIN = 256
+    BATCH = 128                     # inodes deleted in one go
+    GATHER_NS = 20000000            # how long the deletion thread waits for a batch to fill
 
 
 cdef inline uint64_t _mix(uint64_t addr) noexcept nogil:
@@ -33,7 +35,7 @@ cdef inline uint32_t _home(node_shard* s, uint64_t addr) noexcept nogil:
     return <uint32_t>(_mix(addr) >> 24) & s.mask
 
 
-cdef int nodes_init(nodes* nd, sbd* sd, int (*dealloc)(sbd*, uint64_t) noexcept nogil) noexcept nogil:
+cdef int nodes_init(nodes* nd, sbd* sd, void (*dealloc)(sbd*, uint64_t*, uint32_t) noexcept nogil) noexcept nogil:
     cdef int i
     memset(nd, 0, sizeof(nodes))
     nd.sd = sd
@@ -216,25 +218,42 @@ cdef void node_delete_later(nodes* nd, uint64_t addr) noexcept nogil:
         nd.cap_queue = nd.cap_queue * 2 + 64
     nd.queue[nd.n_queue] = addr
     nd.n_queue += 1
-    pthread_cond_broadcast(&nd.cond)
+    if nd.n_queue == 1 or nd.n_queue == BATCH:
+        pthread_cond_broadcast(&nd.cond)
     pthread_mutex_unlock(&nd.lock)
+
+
+cdef void _gather(nodes* nd) noexcept nogil:
+    """A little patience (lock held): inodes deleted together share transactions and do not fight the unlinks for locks."""
+    cdef timespec until
+    clock_gettime(CLOCK_REALTIME, &until)
+    until.tv_nsec += GATHER_NS
+    if until.tv_nsec >= 1000000000:
+        until.tv_nsec -= 1000000000
+        until.tv_sec += 1
+    while nd.n_queue < BATCH and not nd.stop and not nd.waiting:
+        if pthread_cond_timedwait(&nd.cond, &nd.lock, &until) != 0:
+            return
 
 
 cdef void* _worker(void* arg) noexcept nogil:
     cdef nodes* nd = <nodes*>arg
-    cdef uint64_t addr
+    cdef uint64_t batch[BATCH]
+    cdef uint32_t n
     pthread_mutex_lock(&nd.lock)
     while True:
         while nd.n_queue == 0 and not nd.stop:
             pthread_cond_wait(&nd.cond, &nd.lock)
         if nd.n_queue == 0:
             break
-        nd.n_queue -= 1
-        addr = nd.queue[nd.n_queue]
+        _gather(nd)
+        n = min(nd.n_queue, <uint32_t>BATCH)
+        nd.n_queue -= n
+        memcpy(batch, nd.queue + nd.n_queue, n * sizeof(uint64_t))
         nd.busy = True
         pthread_mutex_unlock(&nd.lock)
         if not sd_dead(nd.sd):
-            nd.dealloc(nd.sd, addr)
+            nd.dealloc(nd.sd, batch, n)
         pthread_mutex_lock(&nd.lock)
         nd.busy = False
         if nd.n_queue == 0:
@@ -253,8 +272,11 @@ cdef int nodes_start(nodes* nd) noexcept nogil:
 
 cdef void nodes_drain(nodes* nd) noexcept nogil:
     pthread_mutex_lock(&nd.lock)
+    nd.waiting += 1
+    pthread_cond_broadcast(&nd.cond)
     while nd.thread_on and (nd.n_queue or nd.busy):
         pthread_cond_wait(&nd.cond, &nd.lock)
+    nd.waiting -= 1
     pthread_mutex_unlock(&nd.lock)
 
 
