@@ -178,5 +178,5 @@ def test_sparse_file(tmp_path: Path, commands: Commands, bsize: int) -> None:
     here = {"bsize": bsize, "image": tmp_path / "image", "commands": commands}
     machine = type("Machine", (SparseFile,), here)
     run_state_machine_as_test(machine, settings=settings(
-        max_examples=15, stateful_step_count=25, deadline=None,
+        max_examples=25, stateful_step_count=25, deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]))

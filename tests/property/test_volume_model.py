@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from interop.commands import Commands
 
-STEPS = int(os.environ.get("GFS2PY_MODEL_STEPS", "1500"))
+STEPS = int(os.environ.get("GFS2PY_MODEL_STEPS", "2500"))
 
 
 def walk(vol: TestVolume, seed: str, bsize: int, steps: int, *, full: bool = False) -> Walk:
