@@ -121,6 +121,7 @@ class Judge:
     history: History
     bsize: int
     writeback: bool = False
+    unknown: int | None = None      # serial of a file that a failed operation left half changed
 
     def judge(self, epoch: int, got: Recovered) -> int:
         """The number of the state that was found; raises Lost with what was wrong with the best candidates."""
@@ -149,12 +150,15 @@ class Judge:
         want = self.history.view(i)
         if want == got.view:
             return None
-        busy = self.history.steps[i + 1].busy if i + 1 < len(self.history.steps) else None
+        busy = self.history.steps[i + 1].busy if i + 1 < len(self.history.steps) else self.unknown
         odd = [p for p in want.keys() | got.view.keys() if want.get(p) != got.view.get(p)]
         if busy is not None and busy in self.history.states[i]:
             before = self.history.states[i][busy]
-            after = self.history.states[i + 1].get(busy, before)
-            low, high = sorted((len(before.content), len(after.content)))
+            if i + 1 < len(self.history.steps):
+                after = self.history.states[i + 1].get(busy, before)
+                low, high = sorted((len(before.content), len(after.content)))
+            else:
+                low, high = 0, 1 << 40
             if all(self.half_done(want.get(p), got.view.get(p), before, low, high) for p in odd):
                 return None
         p = min(odd)
@@ -192,7 +196,7 @@ class Judge:
         done = set()
         for path, serial in paths_of(state).items():
             rec = state[serial]
-            if rec.kind != FILE or serial in done:
+            if rec.kind != FILE or serial in done or serial == self.unknown:
                 continue
             done.add(serial)
             data = got.contents[rec.ino]

@@ -125,3 +125,23 @@ def test_syncfs_makes_data_durable_in_writeback_mode() -> None:
     volume.sync()
     with after_cut(volume, device) as found:
         assert found.read("f") == b"1" * 10_000 + b"2" * 10_000 + b"1" * 30_000
+
+
+def test_a_removed_directory_that_somebody_still_knows() -> None:
+    """Its dinode is unlinked, not damaged; the next writable mount frees it."""
+    device = disk(Shape(bsize=512, mib=20, jsize_mb=1))
+    volume = mounted(device)
+    volume.mkdir("up")
+    volume.mkdir("up/down")
+    for i in range(40):
+        volume.create(f"up/down/{i}")
+    for i in range(40):
+        volume.unlink(f"up/down/{i}")
+    volume.node("up/down")
+    volume.rmdir("up/down")
+    volume.sync()
+    with after_cut(volume, device) as found:
+        assert found.listdir("up") == []
+    image = device.cut(device.epochs)
+    Volume(image, quiet=True).close()
+    assert [f.code for f in check(image).findings] == ["journal_size"]

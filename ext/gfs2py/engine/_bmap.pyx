@@ -419,7 +419,7 @@ cdef int _put_unstuffed(opctx* cx, inode* ip, uint64_t blk, const uint8_t* conte
     else:
         err = data_put_block(cx, ip, 0, blk, content, size)
         # The content may be durable in the dinode: the commit that takes it from there must not lose it. Set when the
-        # block is dirty already, for the commit before ours may clear it at any moment and then writes what is dirty.
+        # block is dirty already, for the commit before ours may clear it when nothing is dirty.
         ip.ordered_must = True
         return err
     buf_put(sd, b)

@@ -8,8 +8,9 @@ from gfs2py.engine._cache cimport buf_hold, buf_new, buf_put, buf_read, shard_of
 from gfs2py.engine._incore cimport (B_DATA, B_DDIRTY, B_UPTODATE, B_WRITING, buf, cache_shard, inode, jlog, opctx, sbd)
 from gfs2py.engine._inode cimport inode_buf, inode_hold, inode_put
 from gfs2py.engine._log cimport log_flush, trans_add_data, trans_add_meta, trans_add_ordered
-from gfs2py.engine._sbd cimport sd_dead
-from gfs2py.engine._sync cimport (dl_add_tail, dl_del, dl_empty, dlink, gl_atomic_add64, pthread_cond_broadcast,
+from gfs2py.engine._sbd cimport sd_dead, sd_io_error
+from gfs2py.engine._sync cimport (dl_add_tail, dl_del, dl_empty, dlink, gl_atomic_add64, gl_atomic_store32,
+                                  pthread_cond_broadcast,
                                   pthread_cond_wait, pthread_mutex_lock, pthread_mutex_unlock)
 from gfs2py.ondisk._ondisk cimport GFS2_DIF_JDATA, gfs2_dinode
 
@@ -189,12 +190,19 @@ cdef int data_writeback(sbd* sd, inode* ip) noexcept nogil:
         if e:
             ip.wb_err = e
             err = e
+            if sd.log != NULL:
+                gl_atomic_store32(&sd.log.data_err, e)
+            if ip.ordered_must and not sd_dead(sd):
+                # What may be durable in the dinode must not be given up for a block that could not be written.
+                sd_io_error(sd, b"writing data that moved out of a dinode", ip.no_addr, e)
         ip.ndirty -= n
         if ip.ndirty == 0:
             # The list's reference outlives this call: it is dropped after the lock.
             held = True
             break
     ip.wb_on = False
+    if err == 0:
+        ip.ordered_must = False
     pthread_cond_broadcast(&ip.dcond)
     target = ip.dw_started
     while ip.dw_done < target:

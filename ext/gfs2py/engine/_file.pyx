@@ -12,8 +12,8 @@ from gfs2py.engine._bmap cimport bmap_alloc, bmap_alloc_need, bmap_lookup, unstu
 from gfs2py.engine._cache cimport buf_new, buf_peek, buf_put, buf_read, cache_drop_range
 from gfs2py.engine._data cimport (data_cancel, data_patch_block, data_put_block, data_throttle, data_writeback,
                                   data_zero_range)
-from gfs2py.engine._incore cimport LM_ST_EXCLUSIVE, buf, inode, opctx, sbd
-from gfs2py.engine._inode cimport inode_buf, inode_dirty, inode_touch
+from gfs2py.engine._incore cimport I_VALID, LM_ST_SHARED, buf, inode, opctx, sbd
+from gfs2py.engine._inode cimport inode_buf, inode_dirty, inode_lock, inode_touch, inode_unlock
 from gfs2py.engine._log cimport (log_sync, trans_add_data, trans_add_meta, trans_add_ordered, trans_begin, trans_end,
                                  trans_seq)
 from gfs2py.engine._rgrp cimport inplace_release, inplace_reserve, rgrp_trans_blocks
@@ -464,9 +464,17 @@ cdef int file_write(opctx* cx, inode* ip, uint64_t off, uint64_t size, const uin
 cdef int file_fsync(opctx* cx, inode* ip, bint datasync) noexcept nogil:
     """Data in place, then whatever commit makes it reachable; a write-back error is told once."""
     cdef sbd* sd = cx.sd
-    cdef int err = data_writeback(sd, ip)
-    cdef uint64_t seq = ip.data_seq if datasync else ip.meta_seq
+    cdef uint64_t seq
+    cdef int err = 0
     cdef int e
+    if not (ip.iflags & I_VALID):
+        # It left the cache and came back: which commit it waits for stands on its dinode.
+        err = inode_lock(cx, ip, LM_ST_SHARED)
+        if err:
+            return err
+        inode_unlock(cx, ip)
+    err = data_writeback(sd, ip)
+    seq = ip.data_seq if datasync else ip.meta_seq
     if err:
         pthread_mutex_lock(&ip.dlock)
         ip.wb_err = 0

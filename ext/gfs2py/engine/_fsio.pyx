@@ -11,6 +11,7 @@ from gfs2py.engine._inode cimport inode_get, inode_lock, inode_put, inode_unlock
 from gfs2py.engine._log cimport log_sync
 from gfs2py.engine._rgrp cimport rgrp_fitrim, rs_drop
 from gfs2py.engine._statfs cimport statfs_get
+from gfs2py.engine._sync cimport gl_atomic_load32, gl_atomic_store32
 from gfs2py.engine._truncate cimport inode_set_size
 from gfs2py.fuse._ops cimport SA_SIZE, fs_attr, fs_open, fs_ops, fs_req, fs_statfs
 from gfs2py.ondisk._ondisk cimport (GFS2_DIF_APPENDONLY, GFS2_DIF_IMMUTABLE, GFS2_LFC_SYNC_FS)
@@ -206,9 +207,15 @@ cdef int do_fsync(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, bint datasy
 cdef int do_syncfs(void* p, fs_req* rq) noexcept nogil:
     cdef gfs2_fs* fs = <gfs2_fs*>p
     cdef int err
+    cdef int data_err
     if not fs.sd.log.live:
         return 0
-    return log_sync(fs.sd, 0, GFS2_LFC_SYNC_FS)
+    err = log_sync(fs.sd, 0, GFS2_LFC_SYNC_FS)
+    # Data that could not be written: told once to whoever syncs the file system, and once per file by fsync.
+    data_err = gl_atomic_load32(&fs.sd.log.data_err)
+    if data_err:
+        gl_atomic_store32(&fs.sd.log.data_err, 0)
+    return err if err else data_err
 
 
 cdef int do_statfs(void* p, fs_req* rq, fs_statfs* out) noexcept nogil:

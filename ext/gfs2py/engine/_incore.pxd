@@ -221,6 +221,7 @@ cdef struct jlog:
     uint32_t commit_ms              # periodic commit
     uint64_t n_commits, n_blocks_logged, n_revokes, n_ail_writes, n_flush_waits
     uint64_t n_flushes              # device flushes begun; all but the newest have ended, that one under commit_lock
+    int32_t data_err                # a data write-back failed since the last syncfs
 
 cdef struct opctx:                  # one operation under way, on one thread's stack
     sbd* sd

@@ -562,7 +562,6 @@ cdef void _write_ordered(sbd* sd, logtxn* tr) noexcept nogil:
     """Data first: what this commit makes reachable is on its way to disk before the header is."""
     cdef uint32_t i
     for i in range(tr.n_ord):
-        tr.ord[i].ordered_must = False
         # A failed data write is its writer's error (kept in wb_err for fsync), not the journal's.
         sd.data_writeback(sd, tr.ord[i])
         sd.inode_put(tr.ord[i])
@@ -574,7 +573,6 @@ cdef void _write_must(sbd* sd, logtxn* tr) noexcept nogil:
     cdef uint32_t i
     for i in range(tr.n_ord):
         if tr.ord[i].ordered_must:
-            tr.ord[i].ordered_must = False
             sd.data_writeback(sd, tr.ord[i])
 
 

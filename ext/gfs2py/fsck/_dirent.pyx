@@ -134,6 +134,9 @@ cdef void _target(fsck* fs, dirs* ds, dir_ctx* x, const char* buf, uint64_t bloc
     cdef uint32_t word, kind
     cdef int state
     cdef name_ref* ref
+    if dots and fs.it[x.index].word & IT_UNLINKED:
+        # A removed directory that waits to be freed: what it says of itself and its parent counts no more.
+        return
     if index < 0:
         state = block_state(fs, addr)
         if state < 0:
