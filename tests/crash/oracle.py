@@ -9,8 +9,8 @@ What is demanded of the recovered file system S, for a cut in epoch e:
    file's size may lie between.
 3. What an fsync of one file or directory acknowledged is in S even if state i is older: nothing of it changed between.
 4. Journaled and stuffed data are metadata: exactly as in state i.
-5. Ordinary data, data=ordered: every sector of 512 bytes is as in one of the states from i (or the file's last fsync) to
-   the last step begun before e. So nothing older than the metadata, nothing that was never written.
+5. Ordinary data, data=ordered: every sector of 512 bytes is as in one of the states from i (or the file's last fsync)
+   to the last step begun before e. So nothing older than the metadata, nothing that was never written.
    data=writeback: sectors that did not change from the last acknowledgement on are intact; others may be anything.
 """
 
@@ -19,7 +19,7 @@ from __future__ import annotations
 import ctypes
 from dataclasses import dataclass, field
 
-from crash.model import DIR, FILE, History, LINK, OTHER, Promise, Rec, Seen, State, View, paths_of
+from crash.model import DIR, FILE, LINK, OTHER, History, Promise, Rec, Seen, View, paths_of
 from gfs2py.block._device import BlockDevice
 from gfs2py.engine.volume import Volume
 from gfs2py.fsck.check import check

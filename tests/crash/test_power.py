@@ -3,6 +3,7 @@
 GFS2PY_CRASH_SECONDS sets how long the open-ended test runs (default 20); every failure prints shape, seed and cut.
 """
 
+import errno
 import os
 import random
 import subprocess
@@ -64,7 +65,8 @@ def live_on(run: Run, cut: Cut) -> None:
     try:
         volume.create("after-the-crash", b"x" * 20_000)
     except OSError as e:
-        assert e.errno == 28, e
+        if e.errno != errno.ENOSPC:
+            raise
     names = walk(volume)[0]
     assert names.keys() - {b"/after-the-crash"} == before.keys()
     volume.close()
@@ -142,8 +144,8 @@ def test_debians_checker_agrees(name: str, seed: int, tmp_path: Path) -> None:
         done = subprocess.run(["/usr/sbin/fsck.gfs2", "-n", image], capture_output=True, text=True, check=False,
                               errors="replace")
         wrong = [line for line in done.stdout.splitlines() if "nlinked" in line or "rror" in line]
-        assert done.returncode in (0, 4) and (done.returncode == 0 or all("nlinked" in w for w in wrong)), \
-            f"seed {seed}, epoch {cut.epoch}: {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-500:]}"
+        fine = done.returncode == 0 or (done.returncode == 4 and all("nlinked" in w for w in wrong))
+        assert fine, f"seed {seed}, epoch {cut.epoch}: {done.returncode}\n{done.stdout[-3000:]}{done.stderr[-500:]}"
 
 
 def test_until_the_time_is_up(seed: int) -> None:

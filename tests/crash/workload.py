@@ -11,8 +11,22 @@ import random
 import struct
 from dataclasses import dataclass, replace
 
-from crash.model import DIR, FILE, LINK, OTHER, ROOT, History, Promise, Rec, State, Step, paths_of, with_content
-from crash.model import with_entry, with_links
+from crash.model import (
+    DIR,
+    FILE,
+    LINK,
+    OTHER,
+    ROOT,
+    History,
+    Promise,
+    Rec,
+    State,
+    Step,
+    paths_of,
+    with_content,
+    with_entry,
+    with_links,
+)
 from gfs2py.block._recording import RecordingDevice
 from gfs2py.engine._calls import Attr
 from gfs2py.engine.volume import Volume
@@ -218,7 +232,8 @@ class Workload:
         """Many entries in one directory: growth to a hash table, splits."""
         parent = self.rng.choice(self.paths(DIR))
         for i in range(self.rng.randrange(5, 40)):
-            path = parent.rstrip(b"/") + b"/" + b"n%d-%d" % (len(self.history.states), i) + b"y" * self.rng.choice((0, 5, 80))
+            name = b"n%d-%d" % (len(self.history.states), i) + b"y" * self.rng.choice((0, 5, 80))
+            path = parent.rstrip(b"/") + b"/" + name
             if path in self.tree:
                 continue
             attr = self.attempt(f"create {path!r}", lambda path=path: self.volume.mknod(path, 0o100640))
@@ -385,7 +400,8 @@ class Workload:
         """Aligned and large: the direct way."""
         path = self.pick(FILE)
         if path is not None:
-            self.write(path, self.rng.choice((0, 0, 65536, 4096)), self.content(self.rng.choice((65536, 131072, 200_000))))
+            size = self.rng.choice((65536, 131_072, 200_000))
+            self.write(path, self.rng.choice((0, 0, 65536, 4096)), self.content(size))
 
     def do_truncate(self) -> None:
         path = self.pick(FILE)
@@ -436,8 +452,8 @@ class Workload:
         if not src:
             return
         nodes = self.volume.node(one), self.volume.node(two)
-        n = self.attempt(f"copy {one!r} {two!r}", lambda: self.volume.calls.copy_file_range(nodes[0], 0, nodes[1], 0, len(src)),
-                         self.tree[two])
+        n = self.attempt(f"copy {one!r} {two!r}",
+                         lambda: self.volume.calls.copy_file_range(nodes[0], 0, nodes[1], 0, len(src)), self.tree[two])
         for node in nodes:
             self.volume.calls.forget(node)
         if n is None:
@@ -469,7 +485,8 @@ class Workload:
             return
         name = b"user." + self.rng.choice((b"a", b"b", b"name", b"n" * 100))
         value = self.content(self.rng.choice((0, 5, 50, 200)) if size is None else size)
-        if self.attempt(f"setxattr {path!r} {name!r} {len(value)}", lambda: self.volume.setxattr(path, name, value) or True):
+        if self.attempt(f"setxattr {path!r} {name!r} {len(value)}",
+                        lambda: self.volume.setxattr(path, name, value) or True):
             self.set_xattrs(path)
 
     def do_bigxattr(self) -> None:
@@ -493,7 +510,8 @@ class Workload:
         path = self.pick(DIR)
         value = acl(7, self.rng.randrange(8), self.rng.randrange(8))
         if path is not None and self.attempt(
-                f"default_acl {path!r}", lambda: self.volume.setxattr(path, b"system.posix_acl_default", value) or True):
+                f"default_acl {path!r}",
+                lambda: self.volume.setxattr(path, b"system.posix_acl_default", value) or True):
             self.set_xattrs(path)
 
     def do_chmod(self) -> None:

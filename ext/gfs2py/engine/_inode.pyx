@@ -8,11 +8,13 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from gfs2py.engine._cache cimport buf_put, meta_read
-from gfs2py.engine._incore cimport (B_DIRTY, B_PINNED, I_DEAD, I_VALID, LM_ST_EXCLUSIVE, LM_ST_SHARED, LM_TYPE_INODE, buf, icache, inode,
+from gfs2py.engine._incore cimport (B_DIRTY, B_PINNED, I_DEAD, I_VALID, LM_ST_EXCLUSIVE, LM_ST_SHARED, LM_TYPE_INODE,
+                                    buf, icache, inode,
                                     opctx, sbd)
 from gfs2py.engine._log cimport trans_add_meta, trans_seq
 from gfs2py.engine._sbd cimport sd_corrupt, sd_dead
-from gfs2py.engine._sync cimport (dl_add_tail, dl_del, dl_empty, dl_init, gl_atomic_load64, pthread_cond_destroy, pthread_cond_init,
+from gfs2py.engine._sync cimport (dl_add_tail, dl_del, dl_empty, dl_init, gl_atomic_load64, pthread_cond_destroy,
+                                  pthread_cond_init,
                                   pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
                                   pthread_rwlock_destroy, pthread_rwlock_rdlock, pthread_rwlock_unlock,
                                   pthread_rwlock_wrlock, rwlock_init)

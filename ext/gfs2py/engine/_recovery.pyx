@@ -19,7 +19,8 @@ from gfs2py.engine._jdesc cimport (
 from gfs2py.ondisk._checksum cimport log_header_seal
 from gfs2py.ondisk._ondisk cimport (
     GFS2_FORMAT_LD, GFS2_FORMAT_LH, GFS2_LOG_DESC_JDATA, GFS2_LOG_DESC_METADATA, GFS2_LOG_DESC_REVOKE,
-    GFS2_LOG_HEAD_RECOVERY, GFS2_LOG_HEAD_UNMOUNT, GFS2_MAGIC, GFS2_METATYPE_LB, GFS2_METATYPE_LD, GFS2_METATYPE_LH, GFS2_METATYPE_RG,
+    GFS2_LOG_HEAD_RECOVERY, GFS2_LOG_HEAD_UNMOUNT, GFS2_MAGIC, GFS2_METATYPE_LB, GFS2_METATYPE_LD, GFS2_METATYPE_LH,
+    GFS2_METATYPE_RG,
     SIZEOF_DINODE, SIZEOF_LOG_DESCRIPTOR, SIZEOF_META_HEADER, be16toh, be32toh, be64toh, gfs2_dinode,
     gfs2_log_descriptor, gfs2_log_header, gfs2_meta_header, gfs2_rgrp, gfs2_statfs_change, htobe32, htobe64,
 )
