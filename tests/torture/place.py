@@ -1,0 +1,121 @@
+"""Where a torture program works: an image of its own, mounted by the project's commands and checked at the end."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import faulthandler
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from interop.commands import Commands, Mounted, Mounts, is_mounted
+from torture.guard import Guard
+
+UMOUNT_LIMIT_S = 60.0
+
+
+class Place:
+    """An image and its mount point. `root` is the top of the mounted tree."""
+
+    def __init__(self, commands: Commands, mounts: Mounts, top: Path, options: str) -> None:
+        self.commands, self.mounts, self.top, self.options = commands, mounts, top, options
+        self.image, self.log = top / "image", top / "log"
+        self.root = top / "mnt"
+        self.mounted: Mounted | None = None
+
+    def mkfs(self, mib: int, bsize: int, journal_mib: int = 8) -> None:
+        with self.image.open("wb") as f:
+            f.truncate(mib << 20)
+        self.commands.mkfs(self.image, "-b", str(bsize), "-J", str(journal_mib))
+
+    def mount(self) -> Path:
+        self.mounted = self.mounts.mount(self.image, f"{self.options},logfile={self.log}".lstrip(","))
+        return self.root
+
+    def umount(self) -> None:
+        """Fails when it takes too long or when the daemon had something to complain about."""
+        assert self.mounted is not None
+        began = time.monotonic()
+        self.mounted.umount()
+        took = time.monotonic() - began
+        assert took < UMOUNT_LIMIT_S, f"the unmount took {took:.0f} s"
+        bad = [line for line in self.log.read_text().splitlines()
+               if any(word in line for word in (" ERROR ", " CRITICAL ", "withdraw", "Traceback"))]
+        assert not bad, "the daemon says:\n" + "\n".join(bad[:20])
+
+    def kill(self) -> None:
+        """kill -9 of the daemon."""
+        assert self.mounted is not None
+        self.mounted.kill()
+
+    def check(self) -> None:
+        self.commands.assert_clean(self.image)
+
+
+@contextlib.contextmanager
+def place(options: str, stall_s: float) -> Iterator[tuple[Place, Guard]]:
+    """A place with its guard; on failure the image stays and is named."""
+    faulthandler.enable()
+    top = Path(tempfile.mkdtemp(prefix="gfs2py-torture-"))
+    (top / "mnt").mkdir()
+    keep = False
+    try:
+        commands = Commands(Path(sys.executable).parent)
+        with Mounts(commands, top) as mounts, Guard(top / "mnt", stall_s) as guard:
+            yield Place(commands, mounts, top, options), guard
+    except BaseException:
+        keep = (top / "image").exists() and os.environ.get("GFS2PY_TORTURE_KEEP") == "1"
+        if keep:
+            print(f"kept: {top}", file=sys.stderr)
+        raise
+    finally:
+        if not keep and not is_mounted(top / "mnt"):
+            shutil.rmtree(top, ignore_errors=True)
+
+
+def arguments(doc: str, **defaults: int) -> argparse.ArgumentParser:
+    """The options that all programs share, and an integer option for each default."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
+    parser.add_argument("--options", default="writeback_cache,acl", help="mount options")
+    parser.add_argument("--stall", type=float, default=60.0, help="seconds without progress that are a hang")
+    for name, value in defaults.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
+    return parser
+
+
+def crowd(count: int, work: Callable[[int], None], limit_s: float) -> Callable[[], None]:
+    """Start processes that run work(number) each; the function returned waits for all and fails if one did."""
+    sys.stdout.flush()
+    pids: dict[int, int] = {}
+    for number in range(count):
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                signal.alarm(int(limit_s) + 1)      # not before the guard has had its say
+                work(number)
+                status = 0
+            finally:
+                if status:
+                    traceback.print_exc()
+                sys.stderr.flush()
+                os._exit(status)
+        pids[pid] = number
+
+    def join() -> None:
+        failed = []
+        for pid, number in pids.items():
+            _, status = os.waitpid(pid, 0)
+            if status:
+                failed.append(f"process {number} ended with {os.waitstatus_to_exitcode(status)}")
+        assert not failed, "; ".join(failed)
+    return join

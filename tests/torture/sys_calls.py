@@ -1,0 +1,35 @@
+"""System calls that Python's os module lacks."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+AT_FDCWD, AT_SYMLINK_FOLLOW = -100, 0x400
+NOREPLACE, EXCHANGE = 1, 2                  # renameat2
+KEEP_SIZE, PUNCH, ZERO = 1, 2, 16           # fallocate
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
+_libc.renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+_libc.linkat.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
+
+
+def _done(result: int, name: str = "") -> None:
+    if result:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), name)
+
+
+def fallocate(fd: int, mode: int, off: int, length: int) -> None:
+    _done(_libc.fallocate(fd, mode, off, length))
+
+
+def renameat2(old: str, new: str, flags: int) -> None:
+    _done(_libc.renameat2(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), flags), old)
+
+
+def link_open_file(fd: int, name: str) -> None:
+    """Give a name to what a descriptor refers to, O_TMPFILE for one."""
+    _done(_libc.linkat(AT_FDCWD, f"/proc/self/fd/{fd}".encode(), AT_FDCWD, os.fsencode(name),
+                       AT_SYMLINK_FOLLOW), name)
