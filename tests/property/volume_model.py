@@ -536,4 +536,5 @@ class Walk:
             self.check_all()
         except Exception as e:
             tail = "\n  ".join(self.log[-25:])
-            raise Mismatch(f"{e}\nafter {len(self.log)} operations, the last ones:\n  {tail}") from e
+            e.add_note(f"after {len(self.log)} operations, the last ones:\n  {tail}")
+            raise
