@@ -145,3 +145,31 @@ def test_a_removed_directory_that_somebody_still_knows() -> None:
     image = device.cut(device.epochs)
     Volume(image, quiet=True).close()
     assert [f.code for f in check(image).findings] == ["journal_size"]
+
+
+def test_a_punch_in_several_transactions_never_shows_what_the_disk_held_before() -> None:
+    """Dirty data of new, scattered blocks, then a punch that takes several transactions, and commits meanwhile."""
+    for attempt in range(15):
+        device = disk(Shape(bsize=512, mib=20, jsize_mb=1))
+        volume = Volume(device, background=False, quiet=True, commit_ms=0, cache_bytes=64 << 20)
+        for name in "fg":
+            volume.create(name)
+        volume.sync()
+        for i in range(2000):
+            for name in "fg":       # a handle that closes gives its reservation back: the files' blocks alternate
+                node = volume.node(name)
+                fh = volume.calls.open(node)
+                volume.calls.write(node, i * 512, b"1" * 512, fh)
+                volume.calls.release(node, fh)
+                volume.calls.forget(node)
+        first = device.epochs
+        puncher = threading.Thread(target=volume.fallocate, args=("f", PUNCH_KEEP, 0, 2000 * 512))
+        puncher.start()
+        time.sleep(0.0001 * attempt)
+        volume.sync()
+        puncher.join()
+        volume.abandon()
+        for epoch in range(first, device.epochs + 1):
+            with mounted(device.cut(epoch), "rdonly") as found:      # type: ignore[arg-type]
+                data = found.read("f")
+                assert set(data) <= {0, ord("1")}, f"attempt {attempt}, epoch {epoch}: {set(data)}"

@@ -348,7 +348,7 @@ cdef int _commit(strip* st, buf* dibh, bint last) noexcept nogil:
 
 cdef int _free_pointers(strip* st, buf* dibh, buf* b, bint dinode, uint32_t first, uint32_t count, uint64_t blk,
                         bint meta) noexcept nogil:
-    """`count` pointers from `first` on, which lead to the blocks from blk on, join the batch; a full one is committed."""
+    """`count` pointers from `first`, which lead to the blocks from blk on, join the batch; a full one is committed."""
     cdef tally m
     cdef uint32_t attempt
     cdef int err = 0
@@ -536,12 +536,19 @@ cdef int _strip(opctx* cx, inode* ip, uint64_t start, uint64_t end, uint32_t tod
 cdef int punch_blocks(opctx* cx, inode* ip, uint64_t lblk, uint64_t n) noexcept nogil:
     cdef bint to_end = n == ~<uint64_t>0
     cdef uint64_t end = lblk + n
+    cdef int err
     if ip.height == 0 or n == 0:
         return 0
     if to_end or end < lblk:
         end = ~<uint64_t>0
     if to_end:
         rs_drop(cx.sd, ip)
+    if ip.ndirty and not (to_end and lblk == 0):
+        # A hole may take several transactions, and a commit may fall between them: what is still mapped then must hold
+        # the file's data, for its blocks may have been allocated by that very commit.
+        err = data_writeback(cx.sd, ip)
+        if err:
+            return err
     return _strip(cx, ip, lblk, end, T_DEALLOC if to_end and lblk == 0 else 0, 0)
 
 
