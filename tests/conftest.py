@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
 from interop.commands import Commands, Mounts
 from interop.oracle.kernel import Kernel
 

@@ -213,7 +213,8 @@ cdef class Calls:
             err = self.handle.ops.rmdir(self.handle.fs, &rq, parent, p, n)
         _fail(err, name)
 
-    def rename(self, uint64_t parent, bytes name not None, uint64_t newparent, bytes newname not None, uint32_t flags=0):
+    def rename(self, uint64_t parent, bytes name not None, uint64_t newparent, bytes newname not None,
+               uint32_t flags=0):
         cdef fs_req rq
         cdef int err
         cdef const char* p = name

@@ -1,15 +1,18 @@
 """Buffered file data: dirty blocks of ordinary files, their write-back and their cancelling.
 
 Dirty data is a B_DATA|B_DDIRTY buffer on its inode's list. In ordered mode the inode is on the running transaction's
-ordered list, so a commit writes the data first. All functions below want the inode's glock EX unless they say otherwise.
+ordered list, so a commit writes the data first. All functions below want the inode's glock EX unless they say
+otherwise.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from gfs2py.engine._incore cimport buf, inode, opctx, sbd
 
 # A whole new content for block dblk (file block lblk): `length` bytes, the rest zeros. In a transaction or not.
-cdef int data_put_block(opctx* cx, inode* ip, uint64_t lblk, uint64_t dblk, const uint8_t* content, uint32_t length) noexcept nogil
+cdef int data_put_block(opctx* cx, inode* ip, uint64_t lblk, uint64_t dblk, const uint8_t* content,
+                        uint32_t length) noexcept nogil
 # Part of an existing block changes; reads the block if it is not cached.
-cdef int data_patch_block(opctx* cx, inode* ip, uint64_t lblk, uint64_t dblk, uint32_t at, const uint8_t* src, uint32_t length) noexcept nogil
+cdef int data_patch_block(opctx* cx, inode* ip, uint64_t lblk, uint64_t dblk, uint32_t at, const uint8_t* src,
+                          uint32_t length) noexcept nogil
 # Zeroes file bytes [off, off+length) where blocks are allocated (holes stay): partial blocks at the edges, or a tail.
 # Ordinary files through data buffers; jdata ones need an open transaction with one block reserved per block touched.
 cdef int data_zero_range(opctx* cx, inode* ip, uint64_t off, uint64_t length) noexcept nogil

@@ -39,8 +39,8 @@ cdef int _strip(opctx* cx, inode* ip) noexcept nogil:
 cdef inode* _take(opctx* cx, uint64_t addr) noexcept nogil:
     """The inode, referenced, locked EX and stripped, if it is to be deleted; else NULL.
 
-    An address may be queued twice (by its last forget and by a scan). So the bitmap is asked before the block is read as
-    a dinode: by now it may be anything. Only this thread frees dinodes, so UNLINKED stays true until we change it.
+    An address may be queued twice (by its last forget and by a scan). So the bitmap is asked before the block is read
+    as a dinode: by now it may be anything. Only this thread frees dinodes, so UNLINKED stays true until we change it.
     """
     cdef inode* ip = NULL
     if rgrp_blk_state(cx, addr) != GFS2_BLKST_UNLINKED or inode_get(cx.sd, addr, &ip):

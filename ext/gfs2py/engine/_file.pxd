@@ -4,7 +4,8 @@ from gfs2py.engine._incore cimport inode, opctx, sbd
 
 # The caller holds the glock (SH) / (EX) and no transaction. Short only at the end of the file.
 cdef int file_read(opctx* cx, inode* ip, uint64_t off, uint64_t size, uint8_t* out, uint64_t* got) noexcept nogil
-cdef int file_write(opctx* cx, inode* ip, uint64_t off, uint64_t size, const uint8_t* src, uint64_t* done) noexcept nogil
+cdef int file_write(opctx* cx, inode* ip, uint64_t off, uint64_t size, const uint8_t* src,
+                    uint64_t* done) noexcept nogil
 cdef int file_fsync(opctx* cx, inode* ip, bint datasync) noexcept nogil         # takes what locks it needs
 # Maps [lblk, lblk+n) and fills new blocks with zeros on disk; for fallocate and system files that grow.
 cdef int file_alloc_range(opctx* cx, inode* ip, uint64_t lblk, uint64_t n) noexcept nogil

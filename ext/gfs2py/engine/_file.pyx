@@ -210,8 +210,8 @@ cdef int _write_stuffed(opctx* cx, inode* ip, uint64_t off, uint64_t size, const
     return err
 
 
-cdef int _place_block(opctx* cx, inode* ip, uint64_t lblk, uint64_t dblk, uint32_t at, const uint8_t* src, uint32_t part,
-                      bint is_new) noexcept nogil:
+cdef int _place_block(opctx* cx, inode* ip, uint64_t lblk, uint64_t dblk, uint32_t at, const uint8_t* src,
+                      uint32_t part, bint is_new) noexcept nogil:
     """One block's share of a write, through the cache: data buffer or journaled buffer."""
     cdef sbd* sd = cx.sd
     cdef buf* b = NULL
@@ -236,8 +236,8 @@ cdef int _place_block(opctx* cx, inode* ip, uint64_t lblk, uint64_t dblk, uint32
     return data_patch_block(cx, ip, lblk, dblk, at, src, part)
 
 
-cdef int _place_extent(opctx* cx, inode* ip, uint64_t dblk, uint64_t off, uint64_t part, const uint8_t* src, bint is_new,
-                       direct_io* io) noexcept nogil:
+cdef int _place_extent(opctx* cx, inode* ip, uint64_t dblk, uint64_t off, uint64_t part, const uint8_t* src,
+                       bint is_new, direct_io* io) noexcept nogil:
     """The bytes [off, off+part), which belong to disk blocks from dblk on."""
     cdef sbd* sd = cx.sd
     cdef uint64_t lblk = off >> sd.bsize_shift
@@ -386,7 +386,8 @@ cdef int _write_begin(opctx* cx, inode* ip, uint64_t off, uint64_t* size, bint m
     return err
 
 
-cdef int _write_chunk(opctx* cx, inode* ip, uint64_t off, uint64_t size, const uint8_t* src, uint64_t* done) noexcept nogil:
+cdef int _write_chunk(opctx* cx, inode* ip, uint64_t off, uint64_t size, const uint8_t* src,
+                      uint64_t* done) noexcept nogil:
     """One transaction's worth; *done says how much of it was written."""
     cdef sbd* sd = cx.sd
     cdef direct_io io
@@ -432,7 +433,8 @@ cdef int _write_chunk(opctx* cx, inode* ip, uint64_t off, uint64_t size, const u
     return 0 if done[0] else err
 
 
-cdef int file_write(opctx* cx, inode* ip, uint64_t off, uint64_t size, const uint8_t* src, uint64_t* done) noexcept nogil:
+cdef int file_write(opctx* cx, inode* ip, uint64_t off, uint64_t size, const uint8_t* src,
+                    uint64_t* done) noexcept nogil:
     cdef sbd* sd = cx.sd
     cdef uint64_t chunk, put
     cdef uint64_t most

@@ -51,7 +51,8 @@ cdef int _entry(gfs2_fs* fs, opctx* cx, inode* ip, fs_entry* out) noexcept nogil
     return 0
 
 
-cdef int do_lookup(void* p, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen, fs_entry* out) noexcept nogil:
+cdef int do_lookup(void* p, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen,
+                   fs_entry* out) noexcept nogil:
     cdef gfs2_fs* fs = <gfs2_fs*>p
     cdef opctx cx
     cdef inode* dip = NULL
@@ -167,8 +168,8 @@ cdef int _new_entry(gfs2_fs* fs, fs_req* rq, uint64_t parent, const char* name, 
     return err
 
 
-cdef int do_mknod(void* p, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen, uint32_t mode, uint32_t rdev,
-                  fs_entry* out) noexcept nogil:
+cdef int do_mknod(void* p, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen, uint32_t mode,
+                  uint32_t rdev, fs_entry* out) noexcept nogil:
     cdef new_inode want
     cdef uint32_t kind = mode & S_IFMT
     memset(&want, 0, sizeof(want))
@@ -496,7 +497,8 @@ cdef int do_getxattr(void* p, fs_req* rq, uint64_t nodeid, const char* name, uin
     return err
 
 
-cdef int do_listxattr(void* p, fs_req* rq, uint64_t nodeid, uint8_t* out, uint32_t size, uint32_t* length) noexcept nogil:
+cdef int do_listxattr(void* p, fs_req* rq, uint64_t nodeid, uint8_t* out, uint32_t size,
+                      uint32_t* length) noexcept nogil:
     cdef gfs2_fs* fs = <gfs2_fs*>p
     cdef opctx cx
     cdef inode* ip = NULL

@@ -343,7 +343,8 @@ cdef int _ioctl_flags(opctx* cx, inode* ip, uint32_t cmd, const uint8_t* inbuf, 
             return -EINVAL
         memset(&x, 0, sizeof(x))
         flags = attr_fsflags(ip)
-        x.xflags = ((FS_XFLAG_IMMUTABLE if flags & FS_IMMUTABLE_FL else 0) | (FS_XFLAG_APPEND if flags & FS_APPEND_FL else 0)
+        x.xflags = ((FS_XFLAG_IMMUTABLE if flags & FS_IMMUTABLE_FL else 0)
+                    | (FS_XFLAG_APPEND if flags & FS_APPEND_FL else 0)
                     | (FS_XFLAG_SYNC if flags & FS_SYNC_FL else 0) | (FS_XFLAG_NOATIME if flags & FS_NOATIME_FL else 0))
         memcpy(outbuf, &x, sizeof(x))
         out_len[0] = sizeof(x)
@@ -355,7 +356,8 @@ cdef int _ioctl_flags(opctx* cx, inode* ip, uint32_t cmd, const uint8_t* inbuf, 
             or x.extsize or x.projid or x.cowextsize):
         return -EINVAL
     flags = attr_fsflags(ip) & (FS_JOURNAL_DATA_FL | FS_TOPDIR_FL | FS_INDEX_FL)
-    flags |= ((FS_IMMUTABLE_FL if x.xflags & FS_XFLAG_IMMUTABLE else 0) | (FS_APPEND_FL if x.xflags & FS_XFLAG_APPEND else 0)
+    flags |= ((FS_IMMUTABLE_FL if x.xflags & FS_XFLAG_IMMUTABLE else 0)
+              | (FS_APPEND_FL if x.xflags & FS_XFLAG_APPEND else 0)
               | (FS_SYNC_FL if x.xflags & FS_XFLAG_SYNC else 0) | (FS_NOATIME_FL if x.xflags & FS_XFLAG_NOATIME else 0))
     return attr_set_fsflags(cx, ip, flags)
 
@@ -372,7 +374,9 @@ cdef int _fitrim(gfs2_fs* fs, opctx* cx, const uint8_t* inbuf, uint32_t in_size,
     if in_size < sizeof(r) or out_size < sizeof(r):
         return -EINVAL
     memcpy(&r, inbuf, sizeof(r))
-    end = fs.sd.fs_blocks if r.len >= (fs.sd.fs_blocks << shift) - min(r.start, fs.sd.fs_blocks << shift) else (r.start + r.len) >> shift
+    end = fs.sd.fs_blocks
+    if r.start >> shift < end and r.len < (end << shift) - r.start:
+        end = (r.start + r.len) >> shift
     if r.start >> shift >= fs.sd.fs_blocks:
         return -EINVAL
     err = rgrp_fitrim(cx, r.start >> shift, end, max(<uint64_t>1, r.minlen >> shift), &trimmed)

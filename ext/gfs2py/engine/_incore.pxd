@@ -1,8 +1,8 @@
 """What the engine keeps in memory: every struct that more than one of its modules touches.
 
-Lock order, outermost first: rename mutex -> inode glocks (several at once: by address) -> quota -> rgrp glocks (ascending) ->
-transaction (log.flush_lock shared) -> log.lock -> cache shard mutex. A blocking glock is never taken inside a
-transaction. Source of names: fs/gfs2/incore.h.
+Lock order, outermost first: rename mutex -> inode glocks (several at once: by address) -> quota -> rgrp glocks
+(ascending) -> transaction (log.flush_lock shared) -> log.lock -> cache shard mutex. A blocking glock is never taken
+inside a transaction. Source of names: fs/gfs2/incore.h.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from gfs2py.block._device cimport blkdev

@@ -19,7 +19,8 @@ cdef void inode_touch(opctx* cx, inode* ip, bint mtime, bint ctime) noexcept nog
 
 # Marks a dinode image in a fresh buffer as a dinode (header, di_num) before the first dinode_out.
 cdef void dinode_new(inode* ip, buf* b) noexcept nogil
-cdef inode* inode_peek(sbd* sd, uint64_t addr) noexcept nogil                   # with a reference, or NULL when not cached
+# with a reference, or NULL when not cached
+cdef inode* inode_peek(sbd* sd, uint64_t addr) noexcept nogil
 cdef void icache_drop(sbd* sd, inode* ip) noexcept nogil                        # its image in memory is no longer true
 # A new dinode at addr: an inode in memory that is nobody's yet; what was known of an older one there is cut loose.
 cdef int inode_fresh(sbd* sd, uint64_t addr, inode** out) noexcept nogil

@@ -1,11 +1,11 @@
 """The journal: compound transactions, group commit, the active item list (AIL).
 
 All operations between two commits form the running transaction. A commit has one exclusive moment, the *switch*: it
-waits until no operation is inside a transaction, copies the changed blocks into a staging buffer and starts a new running
-transaction. Everything slow happens after it, while new operations already run: ordered data goes to its place, the
-staging buffer to the journal, a device flush, then the log header with FUA. From then on the changed buffers may be
-written in place (AIL); the tail follows the oldest transaction that still has some to write, and log space is free for
-reuse only when a header with the new tail is on disk.
+waits until no operation is inside a transaction, copies the changed blocks into a staging buffer and starts a new
+running transaction. Everything slow happens after it, while new operations already run: ordered data goes to its
+place, the staging buffer to the journal, a device flush, then the log header with FUA. From then on the changed
+buffers may be written in place (AIL); the tail follows the oldest transaction that still has some to write, and log
+space is free for reuse only when a header with the new tail is on disk.
 
 Source of behaviour: fs/gfs2/log.c, lops.c, trans.c; docs/design/journal.md has the reasoning.
 """
@@ -16,15 +16,16 @@ from gfs2py.block._device cimport DEV_FUA, bio_seg, dev_alloc, dev_free
 from gfs2py.engine._ail cimport ail_forget, ail_write
 from gfs2py.engine._cache cimport buf_hold, buf_peek, buf_put, shard_of
 from gfs2py.engine._incore cimport (B_DIRTY, B_FREED, B_JDATA, B_PINNED, B_UPTODATE, B_WRITING, SDF_NOBARRIER,
-                                    SDF_RDONLY, SDF_WRITEBACK, buf, cache_shard, extent, inode, jlog, logtxn, opctx, sbd)
+                                    SDF_RDONLY, SDF_WRITEBACK, buf, cache_shard, extent, inode, jlog, logtxn, opctx,
+                                    sbd)
 from gfs2py.engine._quota cimport QUOTA_TRANS_BLOCKS
 from gfs2py.engine._sbd cimport LOG_DEBUG_, ctx_init, sd_assert_failed, sd_dead, sd_io_error, sd_message
 from gfs2py.engine._sync cimport (CLOCK_REALTIME, clock_gettime, dl_add_tail, dl_del, dl_empty, dl_init, dlink,
                                   gl_atomic_add64, gl_atomic_load64,
-                                  pthread_cond_broadcast, pthread_cond_init, pthread_cond_signal, pthread_cond_timedwait,
-                                  pthread_create, pthread_join, pthread_mutex_init, pthread_mutex_lock,
-                                  pthread_mutex_unlock, pthread_rwlock_rdlock, pthread_rwlock_unlock,
-                                  pthread_rwlock_wrlock, rwlock_init, timespec)
+                                  pthread_cond_broadcast, pthread_cond_init, pthread_cond_signal,
+                                  pthread_cond_timedwait, pthread_create, pthread_join, pthread_mutex_init,
+                                  pthread_mutex_lock, pthread_mutex_unlock, pthread_rwlock_rdlock,
+                                  pthread_rwlock_unlock, pthread_rwlock_wrlock, rwlock_init, timespec)
 from gfs2py.ondisk._checksum cimport log_header_crc, log_header_hash
 from gfs2py.ondisk._ondisk cimport *
 

@@ -1,4 +1,7 @@
-"""Names: create, link, unlink, rename - every operation that changes a directory. Source of behaviour: fs/gfs2/inode.c."""
+"""Names: create, link, unlink, rename - every operation that changes a directory.
+
+Source of behaviour: fs/gfs2/inode.c.
+"""
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from gfs2py.engine._incore cimport inode, opctx, sbd
 
@@ -12,7 +15,8 @@ cdef struct new_inode:              # what to make
 # All functions take the locks they need; inodes come and go with references, unlocked.
 # The entry's inode, *out with a reference. -ENOENT.
 cdef int fs_lookup(opctx* cx, inode* dip, const char* name, uint32_t namelen, inode** out) noexcept nogil
-cdef int fs_create(opctx* cx, inode* dip, const char* name, uint32_t namelen, new_inode* want, inode** out) noexcept nogil
+cdef int fs_create(opctx* cx, inode* dip, const char* name, uint32_t namelen, new_inode* want,
+                   inode** out) noexcept nogil
 # *gone: the last link went (0 otherwise: nothing to delete); then its address.
 cdef int fs_unlink(opctx* cx, inode* dip, const char* name, uint32_t namelen, bint rmdir, uint64_t* gone) noexcept nogil
 cdef int fs_link(opctx* cx, inode* ip, inode* dip, const char* name, uint32_t namelen) noexcept nogil

@@ -8,8 +8,8 @@ from libc.string cimport memset
 from gfs2py.engine._create cimport link_inode, make_inode
 from gfs2py.engine._dir cimport dir_add, dir_add_need, dir_change, dir_del, dir_found, dir_search
 from gfs2py.engine._incore cimport (I_UNLINKED, LM_ST_EXCLUSIVE, LM_ST_SHARED, inode, opctx, rgrpd, sbd)
-from gfs2py.engine._inode cimport (inode_dirty, inode_get, inode_lock, inode_put, inode_touch, inode_unlock, inodes_lock,
-                                   inodes_unlock)
+from gfs2py.engine._inode cimport (inode_dirty, inode_get, inode_lock, inode_put, inode_touch, inode_unlock,
+                                   inodes_lock, inodes_unlock)
 from gfs2py.engine._log cimport trans_begin, trans_end
 from gfs2py.engine._rgrp cimport (inplace_release, inplace_reserve, rgrp_find, rgrp_lock, rgrp_trans_blocks,
                                   rgrp_unlink_di, rgrp_unlock)
@@ -164,7 +164,8 @@ cdef int _unlink_locked(opctx* cx, inode* dip, const char* name, uint32_t namele
     return err
 
 
-cdef int fs_unlink(opctx* cx, inode* dip, const char* name, uint32_t namelen, bint rmdir, uint64_t* gone) noexcept nogil:
+cdef int fs_unlink(opctx* cx, inode* dip, const char* name, uint32_t namelen, bint rmdir,
+                   uint64_t* gone) noexcept nogil:
     cdef dir_found found
     cdef dir_found again
     cdef inode* both[2]

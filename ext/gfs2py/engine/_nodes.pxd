@@ -29,7 +29,8 @@ cdef struct nodes:
 
 cdef int nodes_init(nodes* nd, sbd* sd, void (*dealloc)(sbd*, uint64_t*, uint32_t) noexcept nogil) noexcept nogil
 cdef int nodes_start(nodes* nd) noexcept nogil                  # the deletion thread
-cdef void nodes_drain(nodes* nd) noexcept nogil                 # waits until the queue is empty and nothing is being deleted
+# waits until the queue is empty and nothing is being deleted
+cdef void nodes_drain(nodes* nd) noexcept nogil
 cdef void nodes_stop(nodes* nd) noexcept nogil
 cdef void nodes_destroy(nodes* nd) noexcept nogil
 cdef void node_looked_up(nodes* nd, uint64_t addr, bint unlinked) noexcept nogil

@@ -9,7 +9,8 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 from gfs2py.engine._incore cimport sbd
 from gfs2py.engine._sbd cimport sd_dead
-from gfs2py.engine._sync cimport (CLOCK_REALTIME, clock_gettime, pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_init, pthread_cond_timedwait, pthread_cond_wait,
+from gfs2py.engine._sync cimport (CLOCK_REALTIME, clock_gettime, pthread_cond_broadcast, pthread_cond_destroy,
+                                  pthread_cond_init, pthread_cond_timedwait, pthread_cond_wait,
                                   pthread_create, pthread_join, pthread_mutex_destroy, pthread_mutex_init,
                                   pthread_mutex_lock, pthread_mutex_unlock, timespec)
 
@@ -224,7 +225,7 @@ cdef void node_delete_later(nodes* nd, uint64_t addr) noexcept nogil:
 
 
 cdef void _gather(nodes* nd) noexcept nogil:
-    """A little patience (lock held): inodes deleted together share transactions and do not fight the unlinks for locks."""
+    """A little patience (lock held): what is deleted together shares transactions and does not fight the unlinks."""
     cdef timespec until
     clock_gettime(CLOCK_REALTIME, &until)
     until.tv_nsec += GATHER_NS
