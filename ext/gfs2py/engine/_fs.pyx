@@ -12,7 +12,8 @@ from gfs2py.engine._incore cimport LM_ST_EXCLUSIVE, LM_ST_SHARED, SDF_ACL, inode
 from gfs2py.engine._inode cimport inode_dirty, inode_get, inode_lock, inode_put, inode_touch, inode_unlock
 from gfs2py.engine._log cimport trans_begin, trans_end
 from gfs2py.engine._namei cimport fs_create, fs_link, fs_lookup, fs_rename, fs_unlink, new_inode
-from gfs2py.engine._nodes cimport (node_delete_later, node_forget, node_looked_up, node_relinked, node_unlinked)
+from gfs2py.engine._nodes cimport (node_delete_later, node_forget, node_looked_up, node_relinked, node_unlinked,
+                                   node_writers)
 from gfs2py.engine._sbd cimport ctx_init
 from gfs2py.engine._xattr cimport acl_to_mode, xattr_get, xattr_list, xattr_set
 from gfs2py.fuse._ops cimport fs_attr, fs_dirbuf, fs_entry, fs_open, fs_ops, fs_req
@@ -22,6 +23,8 @@ cdef extern from "<errno.h>" nogil:
     int EINVAL, EIO, ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR, EOPNOTSUPP, EPERM, ESTALE, ENODATA
 cdef extern from "<sys/stat.h>" nogil:
     uint32_t S_IFMT, S_IFDIR, S_IFREG, S_IFLNK, S_IFBLK, S_IFCHR, S_IFIFO, S_IFSOCK, S_ISGID
+cdef extern from "<fcntl.h>" nogil:
+    uint32_t O_ACCMODE, O_RDONLY
 
 cdef enum:
     COLLECT_BYTES = 65536           # names of one readdir round
@@ -211,6 +214,8 @@ cdef int _created(gfs2_fs* fs, inode* ip, uint32_t flags, fs_entry* out, fs_open
         return -ENOMEM
     h.ip = ip
     h.flags = flags
+    if (flags & O_ACCMODE) != O_RDONLY:
+        node_writers(&fs.nd, ip.no_addr, 1)
     fo.fh = <uint64_t>h
     fo.open_flags = fs.open_flags
     return 0

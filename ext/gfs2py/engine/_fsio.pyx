@@ -9,11 +9,12 @@ from gfs2py.engine._fs cimport fs_ctx, gfs2_fs, handle, node_addr
 from gfs2py.engine._incore cimport LM_ST_EXCLUSIVE, LM_ST_SHARED, inode, opctx, sbd
 from gfs2py.engine._inode cimport inode_get, inode_lock, inode_put, inode_unlock, inodes_lock, inodes_unlock
 from gfs2py.engine._log cimport log_sync
+from gfs2py.engine._nodes cimport node_writers, node_written
 from gfs2py.engine._rgrp cimport rgrp_fitrim, rs_drop
 from gfs2py.engine._statfs cimport statfs_get
 from gfs2py.engine._sync cimport gl_atomic_load32, gl_atomic_store32
 from gfs2py.engine._truncate cimport inode_set_size
-from gfs2py.fuse._ops cimport SA_SIZE, fs_attr, fs_open, fs_ops, fs_req, fs_statfs
+from gfs2py.fuse._ops cimport OP_WRITE_BACK, SA_SIZE, fs_attr, fs_open, fs_ops, fs_req, fs_statfs
 from gfs2py.ondisk._ondisk cimport (GFS2_DIF_APPENDONLY, GFS2_DIF_IMMUTABLE, GFS2_LFC_SYNC_FS)
 
 cdef extern from "<errno.h>" nogil:
@@ -73,6 +74,8 @@ cdef int do_open(void* p, fs_req* rq, uint64_t nodeid, uint32_t flags, fs_open* 
     if h == NULL:
         inode_put(ip)
         return err if err else -ENOMEM
+    if writes:
+        node_writers(&fs.nd, ip.no_addr, 1)
     fo.fh = <uint64_t>h
     fo.open_flags = fs.open_flags
     return 0
@@ -86,6 +89,7 @@ cdef int do_release(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint32_t 
         return 0
     if (h.flags & O_ACCMODE) != O_RDONLY:
         rs_drop(fs.sd, h.ip)
+        node_writers(&fs.nd, h.ip.no_addr, -1)
     inode_put(h.ip)
     free(h)
     return 0
@@ -267,6 +271,8 @@ cdef int do_lseek(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t of
     fs_ctx(&cx, fs, rq)
     if whence != SEEK_DATA_ and whence != SEEK_HOLE_:
         return -EINVAL
+    if rq.priv != NULL and rq.runs == 0 and node_written(&fs.nd, node_addr(fs, nodeid)):
+        return OP_WRITE_BACK
     err = _ip_of(fs, nodeid, fh, &ip)
     if err:
         return err

@@ -7,6 +7,7 @@ cdef struct node:
     uint64_t addr                   # 0: free slot
     uint64_t nlookup
     uint32_t unlinked
+    uint32_t writers                # handles open for writing: the kernel may have data that we do not have
 
 cdef struct node_shard:
     pthread_mutex_t lock
@@ -40,6 +41,8 @@ cdef void node_unlinked(nodes* nd, uint64_t addr) noexcept nogil
 cdef void node_relinked(nodes* nd, uint64_t addr) noexcept nogil
 cdef void node_delete_later(nodes* nd, uint64_t addr) noexcept nogil
 cdef bint node_known(nodes* nd, uint64_t addr) noexcept nogil
+cdef void node_writers(nodes* nd, uint64_t addr, int change) noexcept nogil
+cdef bint node_written(nodes* nd, uint64_t addr) noexcept nogil     # is there a handle that is open for writing?
 cdef uint64_t nodes_count(nodes* nd) noexcept nogil
 # At unmount: everything unlinked that the kernel still knew is queued for deletion.
 cdef void nodes_forget_all(nodes* nd) noexcept nogil

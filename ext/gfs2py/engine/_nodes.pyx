@@ -126,6 +126,7 @@ cdef void node_looked_up(nodes* nd, uint64_t addr, bint unlinked) noexcept nogil
         e.addr = addr
         e.nlookup = 0
         e.unlinked = 0
+        e.writers = 0
         s.count += 1
     e.nlookup += 1
     if unlinked:
@@ -179,6 +180,28 @@ cdef bint node_known(nodes* nd, uint64_t addr) noexcept nogil:
     known = _find(s, addr) != NULL
     pthread_mutex_unlock(&s.lock)
     return known
+
+
+cdef void node_writers(nodes* nd, uint64_t addr, int change) noexcept nogil:
+    """A handle for writing was opened (1) or released (-1); the kernel knows the inode all the while."""
+    cdef node_shard* s = _shard(nd, addr)
+    cdef node* e
+    pthread_mutex_lock(&s.lock)
+    e = _find(s, addr)
+    if e != NULL and (change > 0 or e.writers):
+        e.writers += change
+    pthread_mutex_unlock(&s.lock)
+
+
+cdef bint node_written(nodes* nd, uint64_t addr) noexcept nogil:
+    cdef node_shard* s = _shard(nd, addr)
+    cdef node* e
+    cdef bint written
+    pthread_mutex_lock(&s.lock)
+    e = _find(s, addr)
+    written = e != NULL and e.writers != 0
+    pthread_mutex_unlock(&s.lock)
+    return written
 
 
 cdef void nodes_forget_all(nodes* nd) noexcept nogil:

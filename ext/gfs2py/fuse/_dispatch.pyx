@@ -3,15 +3,17 @@
 Nothing in a message is believed: the fixed part must be there (ARG_MIN), names must end in NUL within it, be 1 to
 255 bytes and hold no slash, counts must fit what was received. A message that breaks this gets EIO or EINVAL.
 """
-from libc.errno cimport EINVAL, EIO, ENAMETOOLONG, ENOSYS
+from libc.errno cimport EINVAL, EIO, ENAMETOOLONG, ENOMEM, ENOSYS
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from gfs2py.fuse._locks cimport LOCK_WAIT, locktab_cancel, locktab_drop_fh, locktab_drop_owner, locktab_get, locktab_set
-from gfs2py.fuse._ops cimport (OP_PARK, fs_attr, fs_entry, fs_lock, fs_open, fs_ops, fs_statfs)
+from gfs2py.fuse._notify cimport session_notify_inval_inode
+from gfs2py.fuse._ops cimport (OP_PARK, OP_WRITE_BACK, fs_attr, fs_entry, fs_lock, fs_open, fs_ops, fs_statfs)
 from gfs2py.fuse._proto cimport *
 from gfs2py.fuse._reply cimport dirent_writer, dirent_writer_init, put_entry, put_valid
 from gfs2py.fuse._state cimport REQ_NOREPLY, handler_fn, request, session
-from gfs2py.fuse._sys cimport F_UNLCK, fz_bump, memchr, memcpy, memset
+from gfs2py.fuse._sys cimport F_UNLCK, free, fz_bump, malloc, memchr, memcpy, memset
+from gfs2py.fuse._worker cimport wake_request
 
 cdef struct op_desc:
     handler_fn fn
@@ -501,11 +503,52 @@ cdef int do_fallocate(request* r) noexcept nogil:
     return r.se.ops.fallocate(r.se.fs, &r.rq, r.h.nodeid, a.fh, a.mode, a.offset, a.length)
 
 
+cdef struct wakeup:
+    session* se
+    uint64_t unique
+
+
+cdef void written_back(void* arg, int result) noexcept nogil:
+    """By the notifier. A page that somebody dirties right now may have stayed: its writer races with the reader."""
+    cdef wakeup* k = <wakeup*>arg
+    wake_request(k.se, k.unique)
+    free(k)
+
+
+cdef int after_write_back(request* r) noexcept nogil:
+    """Park an lseek until the kernel has written back the node's pages from its offset on.
+
+    Not for a signal: the kernel asks once per request, lseek knows no EINTR, and the wait ends by itself.
+    """
+    cdef uint64_t off = (<fuse_lseek_in*>r.arg).offset
+    cdef wakeup* k = <wakeup*>malloc(sizeof(wakeup))
+    cdef int err
+    if k == NULL:
+        return -ENOMEM
+    k.se = r.se
+    k.unique = r.h.unique
+    r.rq.interrupted = 0
+    if r.node != NULL:
+        r.node.interrupted = 0
+    if off >> 63:
+        off = 0
+    err = session_notify_inval_inode(r.se, r.h.nodeid, <int64_t>off, 0, written_back, k)     # to the end
+    if err < 0:
+        free(k)
+        return err
+    return OP_PARK
+
+
 cdef int do_lseek(request* r) noexcept nogil:
+    """SEEK_DATA and SEEK_HOLE: the kernel asks before it has written back what it caches (fs/fuse, fuse_lseek)."""
     cdef fuse_lseek_in* a = <fuse_lseek_in*>r.arg
     cdef fuse_lseek_out* o = <fuse_lseek_out*>r.out
+    cdef int err
+    if r.rq.runs and r.rq.interrupted:
+        return after_write_back(r)
     r.out_len = <uint32_t>sizeof(fuse_lseek_out)
-    return r.se.ops.lseek(r.se.fs, &r.rq, r.h.nodeid, a.fh, a.offset, a.whence, &o.offset)
+    err = r.se.ops.lseek(r.se.fs, &r.rq, r.h.nodeid, a.fh, a.offset, a.whence, &o.offset)
+    return after_write_back(r) if err == OP_WRITE_BACK else err
 
 
 cdef int copy_range(request* r, uint64_t* copied, uint64_t limit) noexcept nogil:

@@ -8,6 +8,9 @@ Parking: before it returns OP_PARK the operation notes `rq.unique`; session_unpa
 if that call comes before the session has put the request away. A signal to the caller runs it again with
 `rq.interrupted` set: then it must not park, but answer (-EINTR when it would have to wait).
 
+OP_WRITE_BACK, of lseek on its first run in a session (rq.priv is set): the answer depends on data that only the kernel
+has, dirty pages. The session has the kernel write them back and runs the request again; then `rq.runs` is not 0.
+
 Modes of create, mkdir, mknod, tmpfile come with the umask not applied: take `mode & ~rq.umask` unless the parent has a
 default ACL. A file handle `fh` must be unique among open files (locks of an open file are dropped by it). An operation
 left NULL is answered with ENOSYS, which the kernel remembers; flush, release, forget, opendir and the like answer 0.
@@ -17,6 +20,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     OP_PARK = -100000
+    OP_WRITE_BACK = -100010
     # setattr valid bits (as FATTR_* of the uapi header)
     SA_MODE = 1, SA_UID = 2, SA_GID = 4, SA_SIZE = 8, SA_ATIME = 16, SA_MTIME = 32, SA_FH = 64
     SA_ATIME_NOW = 128, SA_MTIME_NOW = 256, SA_LOCKOWNER = 512, SA_CTIME = 1024, SA_KILL_SUIDGID = 2048

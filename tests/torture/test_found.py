@@ -1,0 +1,83 @@
+"""What torture has found, each as a small test of its own."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from interop.commands import Commands, Mounts
+
+pytestmark = pytest.mark.mount
+
+HOLE = 100_000
+
+
+@pytest.fixture(params=["writeback_cache", "nowriteback_cache"])
+def root(request: pytest.FixtureRequest, mounts: Mounts, make_image: Callable[..., Path],
+         commands: Commands) -> Iterator[Path]:
+    """The top of a fresh mount; both checkers are silent afterwards."""
+    image = make_image(128)
+    commands.mkfs(image, "-J", "8")
+    mounted = mounts.mount(image, request.param)
+    yield mounted.path
+    mounted.umount()
+    commands.assert_clean(image)
+
+
+def test_seek_sees_data_that_only_the_kernel_has(root: Path) -> None:
+    """FUSE asks for holes without writing back first: cp would leave out what was written just now."""
+    fd = os.open(root / "written", os.O_RDWR | os.O_CREAT)
+    os.pwrite(fd, b"x" * 100, HOLE)
+    assert os.lseek(fd, 0, os.SEEK_DATA) <= HOLE
+    assert os.lseek(fd, HOLE, os.SEEK_HOLE) == HOLE + 100
+    mapping = mmap.mmap(fd, HOLE)
+    assert os.lseek(fd, 0, os.SEEK_DATA) > 0
+    mapping[5000] = 1
+    assert os.lseek(fd, 0, os.SEEK_DATA) <= 5000, "a mapped page is dirty"
+    mapping.close()
+    os.close(fd)
+
+
+def test_cp_of_a_file_just_written(root: Path, commands: Commands, rng: random.Random) -> None:
+    data = rng.randbytes(70_000)
+    with (root / "a").open("wb") as f:
+        f.seek(HOLE)
+        f.write(data)
+        f.flush()
+        commands.check("cp", "--sparse=auto", root / "a", root / "b")
+    assert (root / "b").read_bytes() == bytes(HOLE) + data
+
+
+def test_many_seek_at_once(root: Path) -> None:
+    """More of them than there are threads to serve the writes that they wait for; signals interrupt none."""
+    failed: list[str] = []
+
+    def seeks(number: int) -> None:
+        fd = os.open(root / f"f{number}", os.O_RDWR | os.O_CREAT)
+        for n in range(1, 20):
+            os.pwrite(fd, b"x", n * HOLE)
+            if os.lseek(fd, (n - 1) * HOLE + 1, os.SEEK_DATA) > n * HOLE:
+                failed.append(f"file {number}: nothing at {n * HOLE}")
+        os.close(fd)
+
+    old = signal.signal(signal.SIGALRM, lambda *_: None)
+    signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    try:
+        threads = [threading.Thread(target=seeks, args=(n,)) for n in range(100)]
+        for thread in threads:
+            thread.start()
+        seeks(100)
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, old)
+    assert not failed
