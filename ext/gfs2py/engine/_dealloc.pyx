@@ -5,7 +5,6 @@ next mount's scan. Source of behaviour: fs/gfs2/super.c evict_unlinked_inode.
 """
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport qsort
-from gfs2py.engine._data cimport data_cancel
 from gfs2py.engine._dir cimport dir_dealloc_leaves
 from gfs2py.engine._incore cimport I_DEAD, LM_ST_EXCLUSIVE, inode, opctx, rgrpd, sbd
 from gfs2py.engine._inode cimport inode_get, inode_lock, inode_put, inode_unlock
@@ -25,7 +24,6 @@ cdef enum:
 cdef int _strip(opctx* cx, inode* ip) noexcept nogil:
     """Everything but the dinode; many transactions of its own. The glock is held EX."""
     cdef int err = 0
-    data_cancel(cx.sd, ip, 0, ~<uint64_t>0)
     rs_drop(cx.sd, ip)
     if ip.diskflags & GFS2_DIF_EXHASH:
         err = dir_dealloc_leaves(cx, ip)

@@ -115,6 +115,17 @@ cdef int _submit(sbd* sd, direct_io* io, bint write) noexcept nogil:
     return sd.dev.ops.readv(sd.dev, io.segs, n)
 
 
+cdef int _write_direct(sbd* sd, direct_io* io) noexcept nogil:
+    """Carries out the collected writes. What the cache read meanwhile (runs of dinodes are read with whatever lies
+    between them) may be older than what is on disk now, so it is dropped once more."""
+    cdef uint32_t n = io.n
+    cdef uint32_t i
+    cdef int err = _submit(sd, io, True)
+    for i in range(n):
+        cache_drop_range(sd, io.segs[i].off >> sd.bsize_shift, io.segs[i].len >> sd.bsize_shift)
+    return err
+
+
 cdef int _read_extent(opctx* cx, inode* ip, uint64_t dblk, uint64_t off, uint64_t part, uint8_t* out,
                       direct_io* io) noexcept nogil:
     """`part` bytes at file offset `off`, which lie from disk block dblk on."""
@@ -425,7 +436,7 @@ cdef int _write_chunk(opctx* cx, inode* ip, uint64_t off, uint64_t size, const u
         trans_end(cx)
         if cx.rgd != NULL:
             inplace_release(cx, ip)
-    e = _submit(sd, &io, True)
+    e = _write_direct(sd, &io)
     _dw_end(ip, e)
     if e:
         done[0] = 0
@@ -512,6 +523,7 @@ cdef int _zero_extent(opctx* cx, inode* ip, uint64_t lblk, uint64_t dblk, uint64
         err = sd.dev.ops.write(sd.dev, dblk << sd.bsize_shift, zeros, k << sd.bsize_shift, 0)
         if err:
             return err
+        cache_drop_range(sd, dblk, k)
         dblk += k
         n -= k
     return 0

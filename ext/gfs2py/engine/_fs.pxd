@@ -12,6 +12,7 @@ cdef struct gfs2_fs:
     uint64_t entry_ns, attr_ns      # how long the kernel may believe names and attributes
     uint32_t open_flags             # FOPEN_* of every open file
     uint32_t dir_flags
+    uint64_t last_cold              # the dinode that was last looked up and not in memory
     int (*shutdown)(gfs2_fs* fs) noexcept nogil     # at the kernel's DESTROY: everything to disk, journal clean
 
 cdef struct handle:                 # an open file or directory
