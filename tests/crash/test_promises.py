@@ -165,7 +165,7 @@ def test_a_punch_in_several_transactions_never_shows_what_the_disk_held_before()
         first = device.epochs
         puncher = threading.Thread(target=volume.fallocate, args=("f", PUNCH_KEEP, 0, 2000 * 512))
         puncher.start()
-        time.sleep(0.0001 * attempt)
+        threading.Event().wait(0.0001 * attempt)
         volume.sync()
         puncher.join()
         volume.abandon()
