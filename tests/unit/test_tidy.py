@@ -39,7 +39,7 @@ SCOPE: dict[rules.Rule, list[str]] = {
 
 # rule -> a file name and a text that offends
 PLANTED: dict[rules.Rule, tuple[str, str]] = {
-    rules.line_length: ("a.py", "x" * 111 + "\n"),
+    rules.line_length: ("a.py", "x" * 121 + "\n"),
     rules.module_size: ("a.py", "x = 1\n" * 901),
     rules.whitespace: ("a.py", "x = 1 \n"),
     rules.marks: ("a.py", "# TO" + "DO: later\n"),
