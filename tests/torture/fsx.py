@@ -64,6 +64,8 @@ class Fsx:
         self.map: mmap.mmap | None = None
         self.map_at = 0
         self.jdata = False
+        self.tried = 0, b""         # what the last operation was to put where
+        self.tight = False          # the disk may be full: writes may be short or fail, and then change nothing
         self.names = list(WEIGHTS)
         self.weights = list(WEIGHTS.values())
         if base:
@@ -108,6 +110,18 @@ class Fsx:
             self.good.extend(bytes(off - len(self.good)))
         self.good[off:off + len(data)] = data
 
+    def all_of(self, done: int, length: int) -> int:
+        """What a write says that it wrote: all, unless the disk may be full.
+
+        Pages that a short write could not write lose their uptodate flag, but stay mapped where they are (fs/fuse,
+        fuse_send_write_pages): a mapping would go on showing what is on no disk.
+        """
+        assert done == length or (self.tight and 0 < done < length), f"{done} of {length} bytes written"
+        if done < length:
+            self.say(f"  only {done}")
+            self.unmap()
+        return done
+
     def same(self, got: bytes | bytearray, off: int, what: str) -> None:
         wanted = self.good[off:off + len(got)]
         assert got == wanted, f"{what} at {off}: {first_difference(got, wanted)}"
@@ -125,25 +139,25 @@ class Fsx:
         off, length = self.span()
         self.say(f"write {off} {length}")
         data = self.rng.randbytes(length)
-        assert os.pwrite(self.fd, data, self.base + off) == length
-        self.put(off, data)
+        self.put(off, data[:self.all_of(os.pwrite(self.fd, data, self.base + off), length)])
 
     def op_writev(self) -> None:
         off, length = self.span()
         self.say(f"writev {off} {length}")
         data = self.rng.randbytes(length)
         cut = self.rng.randrange(length + 1)
-        assert os.pwritev(self.fd, [data[:cut], data[cut:]], self.base + off) == length
-        self.put(off, data)
+        done = os.pwritev(self.fd, [data[:cut], data[cut:]], self.base + off)
+        self.put(off, data[:self.all_of(done, length)])
 
     def op_append(self) -> None:
         length = min(self.span()[1], self.size_max - len(self.good))
         self.say(f"append {length}")
         data = self.rng.randbytes(length)
         fd = os.open(self.path, os.O_WRONLY | os.O_APPEND)
-        assert os.write(fd, data) == length
-        os.close(fd)
-        self.good.extend(data)
+        try:
+            self.good.extend(data[:self.all_of(os.write(fd, data), length)])
+        finally:
+            os.close(fd)
 
     def _mapping(self) -> mmap.mmap | None:
         """A shared mapping of the whole file; one that was there stays when it reaches far enough."""
@@ -218,6 +232,7 @@ class Fsx:
         off, length = self.span()
         keep = self.rng.random() < 0.5
         self.say(f"zero {off} {length}{' keep' if keep else ''}")
+        self.tried = off, bytes(length)
         fallocate(self.fd, ZERO | (KEEP_SIZE if keep else 0), self.base + off, length)
         self._clear(off, length)
         if not keep and off + length > len(self.good):
@@ -263,10 +278,14 @@ class Fsx:
         if length:
             data = self.rng.randbytes(length)
             buffer[:length] = data
-            with memoryview(buffer)[:length] as view:
-                assert os.pwritev(fd, [view], self.base + off) == length
-            self.put(off, data)
-        os.close(fd)
+            self.tried = off, data
+            try:
+                with memoryview(buffer)[:length] as view:
+                    self.put(off, data[:self.all_of(os.pwritev(fd, [view], self.base + off), length)])
+            finally:
+                os.close(fd)
+        else:
+            os.close(fd)
 
     def op_fsync(self) -> None:
         self.say("fsync")
@@ -327,20 +346,57 @@ class Fsx:
     def step(self) -> None:
         name = self.rng.choices(self.names, self.weights)[0]
         self.counts[name] = self.counts.get(name, 0) + 1
-        getattr(self, f"op_{name}")()
+        try:
+            getattr(self, f"op_{name}")()
+        except OSError as e:
+            if not self.tight or e.errno != errno.ENOSPC:
+                raise
+            self.say("  no space")
+            self.unmap()
+            self.counts["no space"] = self.counts.get("no space", 0) + 1
+            if name in ("zero", "direct_write"):
+                self.done_in_part()
+            self.compare("after ENOSPC")
+
+    def done_in_part(self) -> None:
+        """What ran out of space in the middle and may not say how far it got: zeroing, and direct writes, whose
+        pieces the kernel sends at once (fs/fuse/file.c, fuse_get_res_by_io). Every byte is the old or the new one.
+        """
+        off, new = self.tried
+        now = os.pread(self.fd, len(self.good) + 1, self.base)
+        assert len(now) == len(self.good), f"ENOSPC, and the size is {len(now)}, not {len(self.good)}"
+        assert now[:off] == self.good[:off], "changed before the range that was written"
+        assert now[off + len(new):] == self.good[off + len(new):], "changed behind the range that was written"
+        for got, old, tried in zip(now[off:], self.good[off:], new, strict=False):
+            assert got in (old, tried), "neither the old nor the new content"
+        self.good[:] = now
 
     def close(self) -> None:
         self.unmap()
         os.close(self.fd)
 
 
+def leave_free(root: Path, size: int) -> None:
+    """A ballast file that takes all but `size` bytes, or a little less: its pointers take blocks, too."""
+    fd = os.open(root / "ballast", os.O_WRONLY | os.O_CREAT)
+    taken = 0
+    while (left := (st := os.statvfs(root)).f_bavail * st.f_frsize - size) > 0:
+        part = max(st.f_frsize, left // 2)
+        fallocate(fd, 0, taken, part)
+        taken += part
+    os.close(fd)
+
+
 def tortured(where: Place, guard: Guard, seed: int, ops: int, *, jdata: bool, base: int, size_max: int,
-             remount_every: int, without: Sequence[str], say: Callable[[str], None]) -> None:
+             remount_every: int, without: Sequence[str], tight: bool, say: Callable[[str], None]) -> None:
     """One run on a mounted place, from an empty file to the checkers."""
     rng = random.Random(seed)
     where.mount()
+    if tight:
+        leave_free(where.root, size_max // 4)
     fsx = Fsx(where.root / "file", rng, size_max, base)
-    for name in without:
+    fsx.tight = tight
+    for name in [*without, *(("mapwrite",) if tight else ())]:      # a store has no way to say ENOSPC
         fsx.drop(name)
     if jdata:
         set_jdata(fsx.fd, True)
@@ -382,16 +438,18 @@ def tortured(where: Place, guard: Guard, seed: int, ops: int, *, jdata: bool, ba
 def main() -> int:
     parser = arguments(__doc__ or "", ops=3000, bsize=4096, base=0, size=0, mib=256, remount_every=1000)
     parser.add_argument("--jdata", action="store_true")
+    parser.add_argument("--tight", action="store_true", help="not enough space for the file; not for writeback_cache")
     parser.add_argument("--without", default="", help="operations to leave out, with commas between them")
     args = parser.parse_args()
     args.base = args.base // PAGE * PAGE            # mmap wants whole pages
     size_max = args.size or (400_000 if args.bsize < 4096 else 1 << 20)
     print(f"fsx: --seed {args.seed} --ops {args.ops} --bsize {args.bsize} --base {args.base} --size {size_max}"
-          f" --options {args.options}{' --jdata' if args.jdata else ''}", flush=True)
+          f" --options {args.options}{' --jdata' if args.jdata else ''}{' --tight' if args.tight else ''}", flush=True)
     with place(args.options, args.stall) as (where, guard):
         where.mkfs(args.mib, args.bsize)
         tortured(where, guard, args.seed, args.ops, jdata=args.jdata, base=args.base, size_max=size_max,
-                 remount_every=args.remount_every, without=args.without.split(","), say=lambda t: print(t, flush=True))
+                 remount_every=args.remount_every, without=args.without.split(","), tight=args.tight,
+                 say=lambda t: print(t, flush=True))
     return 0
 
 

@@ -6,6 +6,7 @@ readdir   a name that stays is in every scan exactly once, whatever comes and go
 renames   among few names, many renamers: every name leads to one of the files, no file is lost
 appends   O_APPEND by several processes: every record is there once and whole
 mapped    one writes through a shared mapping, others read: never a torn or older record
+stripes   neighbours in one block write, map and punch: nobody's bytes are touched by another
 full      the disk is filled by several, emptied, filled again: every block comes back
 """
 
@@ -25,7 +26,7 @@ from pathlib import Path
 
 from torture.guard import Guard
 from torture.place import Place, arguments, crowd, place
-from torture.sys_calls import EXCHANGE, NOREPLACE, renameat2
+from torture.sys_calls import EXCHANGE, KEEP_SIZE, NOREPLACE, PUNCH, fallocate, renameat2
 from torture.walk import walk
 
 Race = Callable[[Place, Guard, int, int, int, int], str]
@@ -215,6 +216,52 @@ def mapped(where: Place, guard: Guard, seed: int, ops: int, procs: int, bsize: i
     return f"{ops} stores"
 
 
+# -- stripes
+
+def stripes(where: Place, guard: Guard, seed: int, ops: int, procs: int, bsize: int) -> str:
+    """Neighbours in one block: each process owns every n-th piece of a file and finds only its own bytes there."""
+    path = where.root / "stripes"
+    piece, rows = 700, 60
+    path.write_bytes(bytes(piece * rows * procs))
+
+    def process(number: int) -> None:
+        rng = random.Random(f"{seed}/stripes/{number}")
+        mine = {row: bytes(piece) for row in range(rows)}
+        fd = os.open(path, os.O_RDWR)
+        with mmap.mmap(fd, piece * rows * procs) as mapping:
+            for _ in range(ops):
+                row = rng.randrange(rows)
+                at = (row * procs + number) * piece
+                kind = rng.random()
+                if kind < 0.35:
+                    mine[row] = rng.randbytes(piece)
+                    assert os.pwrite(fd, mine[row], at) == piece
+                elif kind < 0.5:
+                    mine[row] = rng.randbytes(piece)
+                    mapping[at:at + piece] = mine[row]
+                elif kind < 0.6:
+                    fallocate(fd, PUNCH | KEEP_SIZE, at, piece)
+                    mine[row] = bytes(piece)
+                elif kind < 0.62:
+                    os.fsync(fd)
+                elif kind < 0.65:
+                    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+                else:
+                    got = os.pread(fd, piece, at) if kind < 0.85 else mapping[at:at + piece]
+                    assert got == mine[row], f"process {number}, piece {row} at {at}: not what it wrote"
+                guard.tick()
+        os.close(fd)
+        (where.top / f"stripes{number}").write_bytes(b"".join(mine.values()))
+
+    crowd(procs, process, LIMIT_S)()
+    data = path.read_bytes()
+    for number in range(procs):
+        wanted = (where.top / f"stripes{number}").read_bytes()
+        got = b"".join(data[at:at + piece] for at in range(number * piece, len(data), piece * procs))
+        assert got == wanted, f"stripes of process {number} differ"
+    return f"{procs * ops} operations"
+
+
 # -- full
 
 def _fill(folder: Path, rng: random.Random, guard: Guard) -> None:
@@ -291,7 +338,8 @@ def full(where: Place, guard: Guard, seed: int, ops: int, procs: int, bsize: int
     return f"{made} files in 3 rounds"
 
 
-RACES: dict[str, Race] = {"readdir": readdir, "renames": renames, "appends": appends, "mapped": mapped, "full": full}
+RACES: dict[str, Race] = {"readdir": readdir, "renames": renames, "appends": appends, "mapped": mapped,
+                          "stripes": stripes, "full": full}
 
 
 def main() -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from interop.commands import Commands, Mounts
+from torture.sys_calls import KEEP_SIZE, ZERO, fallocate
 
 pytestmark = pytest.mark.mount
 
@@ -81,3 +82,56 @@ def test_many_seek_at_once(root: Path) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
     assert not failed
+
+
+def fill_up(root: Path) -> None:
+    """A ballast file that leaves about 100 KiB."""
+    fd = os.open(root / "ballast", os.O_WRONLY | os.O_CREAT)
+    taken = 0
+    while (left := (st := os.statvfs(root)).f_bavail * st.f_frsize - 100_000) > 0:
+        part = max(st.f_frsize, left // 2)
+        fallocate(fd, 0, taken, part)
+        taken += part
+    os.close(fd)
+
+
+def test_full_disk_is_told_to_fsync(root: Path, rng: random.Random) -> None:
+    """The write comes back short, or fsync says ENOSPC: never all well and half of it lost."""
+    fill_up(root)
+    data = rng.randbytes(1 << 20)
+    fd = os.open(root / "f", os.O_RDWR | os.O_CREAT)
+    if os.write(fd, data) == len(data):
+        with pytest.raises(OSError, match="No space"):
+            os.fsync(fd)
+    else:
+        os.fsync(fd)
+        assert (root / "f").read_bytes() == data[:os.stat(root / "f").st_size]
+    os.close(fd)
+
+
+def test_full_disk_is_told_to_direct_writes(root: Path) -> None:
+    fill_up(root)
+    fd = os.open(root / "f", os.O_RDWR | os.O_CREAT | os.O_DIRECT)
+    buffer = mmap.mmap(-1, 1 << 20)
+    with pytest.raises(OSError, match="No space"):
+        os.write(fd, buffer)
+    buffer.close()
+    os.close(fd)
+
+
+def test_zero_range_without_space_changes_nothing(root: Path, rng: random.Random) -> None:
+    """The kernel keeps its pages when the call fails: they must not be wrong then."""
+    data = rng.randbytes(70_000)
+    path = root / "f"
+    path.write_bytes(data)
+    fill_up(root)
+    fd = os.open(path, os.O_RDWR)
+    with pytest.raises(OSError, match="No space"):
+        fallocate(fd, ZERO, 1000, 8 << 20)
+    for _ in range(2):
+        assert os.pread(fd, len(data) + 1, 0) == data
+        os.fsync(fd)
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    fallocate(fd, ZERO | KEEP_SIZE, 1000, 8000)
+    assert os.pread(fd, len(data) + 1, 0) == data[:1000] + bytes(8000) + data[9000:]
+    os.close(fd)

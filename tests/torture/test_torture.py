@@ -34,6 +34,8 @@ def torture(name: str, seed: int, *more: str) -> None:
     "--bsize 1024 --options writeback_cache --size 9000",
     "--bsize 512 --options nowriteback_cache --base 3000000000",
     "--bsize 4096 --options writeback_cache,data=writeback --base 6000000000",
+    "--bsize 512 --options nowriteback_cache --mib 32 --tight",
+    "--bsize 4096 --options nowriteback_cache --mib 32 --tight",
 ])
 def test_fsx(more: str, seed: int) -> None:
     torture("fsx", seed, "--ops", str(1500 * FACTOR), *more.split())

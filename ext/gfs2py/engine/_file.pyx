@@ -619,6 +619,48 @@ cdef int _punch(opctx* cx, inode* ip, uint64_t off, uint64_t length) noexcept no
     return err
 
 
+cdef bint _any_data(opctx* cx, inode* ip, uint64_t lblk, uint64_t n) noexcept nogil:
+    """Whether the blocks hold anything: not when all of them are holes."""
+    cdef uint64_t dblk, k
+    if ip.height == 0:
+        return True
+    while n:
+        if bmap_lookup(cx, ip, lblk, n, &dblk, &k) or dblk:
+            return True
+        lblk += k
+        n -= k
+    return False
+
+
+cdef int _write_zeros(opctx* cx, inode* ip, uint64_t off, uint64_t end) noexcept nogil:
+    """Over blocks that are all allocated, so that no space can be missing."""
+    cdef uint8_t* zeros = <uint8_t*>dev_alloc(ZERO_BYTES)
+    cdef uint64_t done
+    cdef int err = 0
+    if zeros == NULL:
+        return -ENOMEM
+    memset(zeros, 0, ZERO_BYTES)
+    while off < end and err == 0:
+        err = file_write(cx, ip, off, min(end - off, <uint64_t>ZERO_BYTES - (off & (cx.sd.bsize - 1))), zeros, &done)
+        off += done
+    dev_free(zeros)
+    return err
+
+
+cdef int _zero_range(opctx* cx, inode* ip, uint64_t off, uint64_t length) noexcept nogil:
+    """Allocates first: the kernel keeps its pages when this fails, so then nothing may have changed.
+
+    Behind the end of the file all blocks that there are hold zeros.
+    """
+    cdef uint64_t first = off >> cx.sd.bsize_shift
+    cdef uint64_t last = (off + length + cx.sd.bsize - 1) >> cx.sd.bsize_shift
+    cdef bint data = _any_data(cx, ip, first, last - first)
+    cdef int err = file_alloc_range(cx, ip, first, last - first)
+    if err or not data:
+        return err
+    return _write_zeros(cx, ip, off, min(off + length, ip.size))
+
+
 cdef int file_fallocate(opctx* cx, inode* ip, uint32_t mode, uint64_t off, uint64_t length) noexcept nogil:
     cdef sbd* sd = cx.sd
     cdef uint64_t first, last
@@ -631,12 +673,10 @@ cdef int file_fallocate(opctx* cx, inode* ip, uint32_t mode, uint64_t off, uint6
         if not (mode & FALLOC_FL_KEEP_SIZE) or mode & FALLOC_FL_ZERO_RANGE:
             return -EOPNOTSUPP
         return _punch(cx, ip, off, length)
-    if mode & FALLOC_FL_ZERO_RANGE:
-        err = _punch(cx, ip, off, length)
-        if err:
-            return err
     if ip.height == 0 and off + length <= sd.bsize - sizeof(gfs2_dinode):
-        err = 0
+        err = _punch(cx, ip, off, length) if mode & FALLOC_FL_ZERO_RANGE else 0
+    elif mode & FALLOC_FL_ZERO_RANGE:
+        err = _zero_range(cx, ip, off, length)
     else:
         first = off >> sd.bsize_shift
         last = (off + length + sd.bsize - 1) >> sd.bsize_shift

@@ -20,7 +20,7 @@ from gfs2py.ondisk._ondisk cimport (GFS2_DIF_APPENDONLY, GFS2_DIF_IMMUTABLE, GFS
 cdef extern from "<errno.h>" nogil:
     int EBADF, EFBIG, EINVAL, EISDIR, ENOMEM, ENOTTY, EPERM, EROFS
 cdef extern from "<fcntl.h>" nogil:
-    uint32_t O_ACCMODE, O_RDONLY, O_TRUNC, O_APPEND
+    uint32_t O_ACCMODE, O_RDONLY, O_TRUNC, O_APPEND, O_DIRECT
 cdef extern from "<sys/stat.h>" nogil:
     uint32_t S_IFMT, S_IFDIR, S_IFREG
 cdef extern from "<linux/fs.h>" nogil:
@@ -161,6 +161,19 @@ cdef int do_read(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t off
     return err
 
 
+cdef int _write_all(opctx* cx, inode* ip, uint64_t off, uint64_t size, const uint8_t* src) noexcept nogil:
+    cdef uint64_t done
+    cdef int err
+    while size:
+        err = file_write(cx, ip, off, size, src, &done)
+        if err:
+            return err
+        off += done
+        src += done
+        size -= done
+    return 0
+
+
 cdef int do_write(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t off, uint32_t size, const uint8_t* src,
                   uint32_t write_flags, uint32_t open_flags, uint32_t* written) noexcept nogil:
     cdef gfs2_fs* fs = <gfs2_fs*>p
@@ -182,7 +195,12 @@ cdef int do_write(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t of
             err = attr_kill_priv(&cx, ip)
         if err == 0 and open_flags & O_APPEND and not (write_flags & WRITE_CACHE):
             off = ip.size
-        if err == 0:
+        if err == 0 and (write_flags & WRITE_CACHE or open_flags & O_DIRECT):
+            # All or an error: of a short answer the kernel's write-back tells nobody, and a direct write makes EIO
+            # (fs/fuse/file.c, fuse_writepage_end and fuse_get_res_by_io).
+            err = _write_all(&cx, ip, off, size, src)
+            done = size
+        elif err == 0:
             err = file_write(&cx, ip, off, size, src, &done)
         inode_unlock(&cx, ip)
     _ip_done(fh, ip)
