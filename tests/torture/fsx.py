@@ -6,35 +6,25 @@ python -m tests.torture.fsx [--seed N] [--ops N] [--bsize N] [--jdata] [--option
 from __future__ import annotations
 
 import errno
-import fcntl
 import mmap
 import os
 import random
-import struct
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from torture.guard import Guard
-from torture.place import Place, arguments, place
-from torture.sys_calls import KEEP_SIZE, PUNCH, ZERO, fallocate
+from torture.place import Place, arguments, leave_free, place
+from torture.sys_calls import KEEP_SIZE, PUNCH, ZERO, fallocate, set_jdata
 
 PAGE = mmap.PAGESIZE
 FULL_COMPARE_EVERY = 200
 LOG_LINES = 60
-FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_JOURNAL_DATA_FL = 0x80086601, 0x40086602, 0x4000
 # operation -> weight
 WEIGHTS = {"read": 10, "write": 14, "append": 3, "mapread": 5, "mapwrite": 9, "truncate": 6, "grow": 3,
            "fallocate": 3, "punch": 5, "zero": 4, "copy": 4, "reopen": 2, "direct_read": 4,
            "direct_write": 5, "fsync": 2, "drop": 2, "seek": 4, "size": 3, "writev": 2, "remap": 2, "jflag": 1}
-
-def set_jdata(fd: int, on: bool) -> None:
-    """chattr +j, -j. Raises OSError."""
-    flags = struct.unpack("l", fcntl.ioctl(fd, FS_IOC_GETFLAGS, b"\0" * 8))[0] & 0xffffffff
-    flags = flags | FS_JOURNAL_DATA_FL if on else flags & ~FS_JOURNAL_DATA_FL
-    fcntl.ioctl(fd, FS_IOC_SETFLAGS, struct.pack("l", flags))
-
 
 def first_difference(a: bytes | bytearray, b: bytes | bytearray) -> str:
     if len(a) != len(b):
@@ -374,17 +364,6 @@ class Fsx:
     def close(self) -> None:
         self.unmap()
         os.close(self.fd)
-
-
-def leave_free(root: Path, size: int) -> None:
-    """A ballast file that takes all but `size` bytes, or a little less: its pointers take blocks, too."""
-    fd = os.open(root / "ballast", os.O_WRONLY | os.O_CREAT)
-    taken = 0
-    while (left := (st := os.statvfs(root)).f_bavail * st.f_frsize - size) > 0:
-        part = max(st.f_frsize, left // 2)
-        fallocate(fd, 0, taken, part)
-        taken += part
-    os.close(fd)
 
 
 def tortured(where: Place, guard: Guard, seed: int, ops: int, *, jdata: bool, base: int, size_max: int,

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from interop.commands import Commands, Mounted, Mounts, is_mounted
 from torture.guard import Guard
+from torture.sys_calls import fallocate
 
 UMOUNT_LIMIT_S = 60.0
 
@@ -79,6 +80,17 @@ def place(options: str, stall_s: float) -> Iterator[tuple[Place, Guard]]:
     finally:
         if not keep and not is_mounted(top / "mnt"):
             shutil.rmtree(top, ignore_errors=True)
+
+
+def leave_free(root: Path, size: int) -> None:
+    """A ballast file that takes all but `size` bytes, or a little less: its pointers take blocks, too."""
+    fd = os.open(root / "ballast", os.O_WRONLY | os.O_CREAT)
+    taken = 0
+    while (left := (st := os.statvfs(root)).f_bavail * st.f_frsize - size) > 0:
+        part = max(st.f_frsize, left // 2)
+        fallocate(fd, 0, taken, part)
+        taken += part
+    os.close(fd)
 
 
 def arguments(doc: str, **defaults: int) -> argparse.ArgumentParser:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
+import struct
 
 AT_FDCWD, AT_SYMLINK_FOLLOW = -100, 0x400
 NOREPLACE, EXCHANGE = 1, 2                  # renameat2
 KEEP_SIZE, PUNCH, ZERO = 1, 2, 16           # fallocate
+FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_JOURNAL_DATA_FL = 0x80086601, 0x40086602, 0x4000
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
@@ -33,3 +36,10 @@ def link_open_file(fd: int, name: str) -> None:
     """Give a name to what a descriptor refers to, O_TMPFILE for one."""
     _done(_libc.linkat(AT_FDCWD, f"/proc/self/fd/{fd}".encode(), AT_FDCWD, os.fsencode(name),
                        AT_SYMLINK_FOLLOW), name)
+
+
+def set_jdata(fd: int, on: bool) -> None:
+    """chattr +j, -j. Raises OSError."""
+    flags = struct.unpack("l", fcntl.ioctl(fd, FS_IOC_GETFLAGS, b"\0" * 8))[0] & 0xffffffff
+    flags = flags | FS_JOURNAL_DATA_FL if on else flags & ~FS_JOURNAL_DATA_FL
+    fcntl.ioctl(fd, FS_IOC_SETFLAGS, struct.pack("l", flags))

@@ -45,6 +45,7 @@ def test_fsx(more: str, seed: int) -> None:
     "--bsize 4096 --options writeback_cache,acl",
     "--bsize 512 --options nowriteback_cache --procs 6",
     "--bsize 1024 --options quota=on,noatime",
+    "--bsize 4096 --tight --mib 32",
 ])
 def test_stress(more: str, seed: int) -> None:
     torture("stress", seed, "--ops", str(2000 * FACTOR), *more.split())
