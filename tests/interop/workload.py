@@ -103,6 +103,18 @@ def survivors(log: Path) -> dict[str, str]:
     return kept
 
 
+def gone(top: Path, error: OSError) -> bool:
+    """Whether the error means that the file system has died. What pathlib makes of it may be another error: a mkdir
+    that finds the name and then cannot stat it says that it exists. A dead mount may be unmounted already, too."""
+    if error.errno in GONE:
+        return True
+    try:
+        os.listdir(top)
+    except OSError as now:
+        return now.errno in (*GONE, errno.ENOENT)
+    return False
+
+
 def main() -> int:
     top, log, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     top.mkdir(exist_ok=True)
@@ -111,7 +123,7 @@ def main() -> int:
         while True:
             work.step()
     except OSError as error:
-        if error.errno in GONE:
+        if gone(top, error):
             return 0
         print(f"workload {seed}: {error}", file=sys.stderr)
         return 1
