@@ -10,8 +10,11 @@ Safety directives live here and nowhere else: a directive in a .pyx header would
 the checked build.
 """
 
+import contextlib
+import fcntl
 import fnmatch
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from Cython.Build import cythonize
@@ -19,6 +22,7 @@ from setuptools import Extension, setup
 
 ROOT = Path(__file__).parent
 EXT = ROOT / "ext"
+BUILD = ROOT / "build"
 ASAN = os.environ.get("GFS2PY_ASAN") == "1"
 JOBS = int(os.environ.get("GFS2PY_JOBS", "1"))
 
@@ -73,6 +77,16 @@ def translated() -> list[Extension]:
                      nthreads=JOBS if len(exts) > 1 else 0)
 
 
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """One build at a time: two that overlap may leave modules that disagree on the layout of the structs they share."""
+    BUILD.mkdir(exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 # Cython's worker processes import this file again where they are not forked.
 if __name__ == "__main__":
-    setup(ext_modules=translated())
+    with alone():
+        setup(ext_modules=translated())
