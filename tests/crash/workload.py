@@ -369,7 +369,8 @@ class Workload:
         done = self.attempt(f"write {path!r} {off} {len(data)}",
                             lambda: self.volume.write(path, off, data) or True, serial)
         if done:
-            self.done(with_content(self.state, serial, patched(old, off, data)))
+            # Writing nothing beyond the end does not move the end.
+            self.done(with_content(self.state, serial, patched(old, off, data) if data else old))
         else:
             self.read_back(path)
 

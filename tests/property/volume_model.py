@@ -283,9 +283,6 @@ class Walk:
             code = e.errno or -1
         if self.full and code == errno.ENOSPC:
             self.n_nospace += 1
-            if what == "fallocate" and isinstance(args[1], int) and args[1] & FALLOC_ZERO:
-                # Zeroing comes first and is not undone; only the space was not to be had.
-                self.apply(what, (args[0], FALLOC_KEEP | FALLOC_PUNCH, *args[2:]))
             return None
         if what == "write" and not code:
             args = (args[0], args[1], self.written(text, args[2], got))
