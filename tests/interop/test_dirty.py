@@ -135,7 +135,10 @@ def test_kernel_takes_over_after_kill_9(kernel: Kernel, commands: Commands, moun
     logs = [tmp_path / f"log-{n}" for n in range(WORKERS)]
     kill_during_work(mounts, image, logs, rng)
     theirs = parse(kernel.manifest(image, replay="image"))
-    commands.assert_clean(image)
     for number, log in enumerate(logs):
         for path, digest in workload.survivors(log).items():
             assert theirs[f"/w{number}/{path}"]["sha256"] == digest
+    # The kernel replays, but files that were unlinked and not yet freed when the daemon died are left to the next
+    # mount that reclaims: ours does.
+    mounts.mount(image).umount()
+    commands.assert_clean(image)

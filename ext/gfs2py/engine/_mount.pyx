@@ -438,7 +438,8 @@ cdef class Gfs2(FileSystemHandle):
                 raise MemoryError
             self.m.q.statfs_s = statfs_s
             self.m.q.quota_s = quota_s
-            self.m.q.scan_unlinked = len(self.recovered) > 0
+            # Also after a clean unmount: it may have been a replay by the kernel or read-only, which reclaim nothing.
+            self.m.q.scan_unlinked = True
             self.m.q.fs = f
             if background and quotad_start(&self.m.q, f):
                 raise MemoryError
