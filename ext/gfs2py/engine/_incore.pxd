@@ -183,7 +183,8 @@ cdef struct logtxn:                 # a compound transaction: running, then comm
     dlink ordered                   # running: inodes whose data must be on disk before this commits
     inode** ord                     # committing: the same, taken off the list at the switch
     uint32_t n_ord
-    dlink freed                     # buffers of blocks freed (through buf.tr)
+    dlink freed                     # buffers of blocks freed (through buf.tr), held until the commit
+    uint32_t nfreed
     dlink ail                       # committed: buffers not yet in place
     uint32_t n_ail
     uint32_t first                  # log block where it begins

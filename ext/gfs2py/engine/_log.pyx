@@ -35,6 +35,7 @@ cdef extern from "<errno.h>" nogil:
 cdef enum:
     SLACK = 8                       # log blocks never given to transactions
     RUNNING_MAX_BYTES = 16 << 20    # a running transaction bigger than this is committed early
+    RUNNING_LIMIT_BYTES = 64 << 20  # and one that grew to this waits for that
     COMMIT_DEFAULT_MS = 30000
 
 
@@ -116,6 +117,8 @@ cdef int _make_space(sbd* sd, uint32_t blocks, uint32_t revokes) noexcept nogil:
 cdef int trans_begin(opctx* cx, uint32_t blocks, uint32_t revokes) noexcept nogil:
     cdef sbd* sd = cx.sd
     cdef jlog* log = sd.log
+    cdef uint64_t held, seq
+    cdef bint full
     cdef bint ok
     cdef bint big
     cdef int err
@@ -131,8 +134,12 @@ cdef int trans_begin(opctx* cx, uint32_t blocks, uint32_t revokes) noexcept nogi
             return -EROFS
         pthread_rwlock_rdlock(&log.flush_lock)
         pthread_mutex_lock(&log.lock)
-        ok = _fits(log, blocks, revokes)
-        big = (<uint64_t>log.running.nbufs + log.running.ndbufs) << sd.bsize_shift >= RUNNING_MAX_BYTES
+        # Freed blocks' buffers stay in memory until the commit, too.
+        held = (<uint64_t>log.running.nbufs + log.running.ndbufs + log.running.nfreed) << sd.bsize_shift
+        big = held >= RUNNING_MAX_BYTES
+        full = held >= RUNNING_LIMIT_BYTES
+        seq = log.running.seq
+        ok = not full and _fits(log, blocks, revokes)
         if ok:
             log.reserved += blocks
             log.reserved_revokes += revokes
@@ -143,7 +150,7 @@ cdef int trans_begin(opctx* cx, uint32_t blocks, uint32_t revokes) noexcept nogi
         if ok:
             break
         pthread_rwlock_unlock(&log.flush_lock)
-        err = _make_space(sd, blocks, revokes)
+        err = log_flush(sd, seq, GFS2_LFC_TRANS_END) if full else _make_space(sd, blocks, revokes)
         if err:
             return err
     cx.tr_on = True
@@ -260,6 +267,7 @@ cdef void _free_one(opctx* cx, uint64_t blkno) noexcept nogil:
         else:
             tr.nbufs -= 1
     dl_add_tail(&tr.freed, &b.tr)
+    tr.nfreed += 1
     pthread_mutex_unlock(&sd.log.lock)
     if was_pinned:
         buf_put(sd, b)      # the transaction's reference; peek's goes with the freed list
