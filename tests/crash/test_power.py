@@ -87,7 +87,7 @@ def test_every_boundary(name: str, seed: int) -> None:
 
 def test_the_log_wraps(seed: int) -> None:
     """The shapes are small enough: commits go round the journal and wait for space in it."""
-    run = perform(Shape(bsize=512, mib=20, jsize_mb=1, steps=900, mix="directories"), seed)
+    run = perform(Shape(bsize=512, mib=20, jsize_mb=1, steps=1500, mix="directories"), seed)
     assert run.stats["log_blocks_written"] > run.stats["log_blocks"]
     assert run.stats["log_waits"] > 0
     judge_all(run, samples=0, until=time.monotonic() + 4)
