@@ -66,21 +66,33 @@ def one_pass(kind: type[Peer], work: Path, args: argparse.Namespace, sizes: Size
         peer.remove()
 
 
+def all_passes(kinds: Sequence[type[Peer]], work: Path, args: argparse.Namespace, sizes: Sizes,
+               results: Results) -> bool:
+    """Every repeat on every file system; returns whether something failed."""
+    failed = False
+    for repeat in range(args.repeats):
+        # Interleaved, and each repeat starts with another one: a slow minute hits all alike.
+        for kind in [*kinds[repeat % len(kinds):], *kinds[:repeat % len(kinds)]]:
+            try:
+                one_pass(kind, work, args, sizes, results)
+            except (RuntimeError, OSError) as error:
+                print(f"bench: {kind.name}: {error}", file=sys.stderr)
+                # A peer may fail on a row of its own; ours may not.
+                failed = failed or kind.name == OURS or args.smoke
+    return failed
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = options(argv)
     kinds, results = present(args.kinds), Results()
     sizes = Sizes.smoke() if args.smoke else Sizes.full()
     failed = False
     with tempfile.TemporaryDirectory(prefix="gfs2py-bench-", dir=args.dir) as work:
-        for repeat in range(args.repeats):
-            # Interleaved, and each repeat starts with another one: a slow minute hits all alike.
-            for kind in [*kinds[repeat % len(kinds):], *kinds[:repeat % len(kinds)]]:
-                try:
-                    one_pass(kind, Path(work), args, sizes, results)
-                except (RuntimeError, OSError) as error:
-                    print(f"bench: {kind.name}: {error}", file=sys.stderr)
-                    # A peer may fail on a row of its own; ours may not.
-                    failed = failed or kind.name == OURS or args.smoke
+        try:
+            failed = all_passes(kinds, Path(work), args, sizes, results)
+        except KeyboardInterrupt:
+            failed = True
+            print("bench: interrupted; what was measured until now:", file=sys.stderr)
     names = [k.name for k in kinds]
     print(table(results, names))
     if not args.smoke:

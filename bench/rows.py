@@ -34,7 +34,8 @@ class Sizes:
 
     @classmethod
     def full(cls) -> Sizes:
-        return cls(files=20_000, io_mib=512, seconds=3, tree_files=3000)
+        # passthrough_ll holds a descriptor for every file it knows, and 20,000 is a common limit.
+        return cls(files=16_000, io_mib=512, seconds=3, tree_files=3000)
 
     @classmethod
     def smoke(cls) -> Sizes:
