@@ -32,6 +32,7 @@ class Peer:
 
     name = ""
     needs: tuple[str, ...] = ()     # programs without which the peer is left out
+    rows: frozenset[str] | None = None      # the groups of rows that make sense for it; None: all
 
     def __init__(self, work: Path, size_mib: int) -> None:
         self.image, self.root = work / f"{self.name}.img", work / f"{self.name}.mnt"
@@ -184,4 +185,25 @@ class PassthroughLL(PassThrough):
         self.serve("passthrough_ll", "-f", "-o", f"source={self.source}", self.root)
 
 
-PEERS: tuple[type[Peer], ...] = (Gfs2py, Ext4Loop, Fuse2fs, Ntfs3g, Bindfs, PassthroughLL)
+class Null(Gfs2py):
+    """Our own session over a tree in memory: what a request costs before any file system does anything."""
+
+    name = "null"
+    rows = frozenset({"metadata", "threads"})
+
+    def make(self) -> None:
+        self.root.mkdir(exist_ok=True)
+
+    def mount(self) -> None:
+        call(BIN / "gfs2d", "-o", "type=null,writeback_cache", self.name, self.root)
+
+    def umount(self) -> None:
+        call("umount", self.root)
+
+    def remount(self) -> None:
+        """Only the kernel forgets: the tree would be gone with the mount."""
+        os.sync()
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+
+
+PEERS: tuple[type[Peer], ...] = (Gfs2py, Ext4Loop, Fuse2fs, Ntfs3g, Bindfs, PassthroughLL, Null)

@@ -125,6 +125,8 @@ def metadata(peer: Peer, sizes: Sizes) -> Values:
     out["stat, warm"] = loop("stat", b"file-")
     peer.remount()
     out["readdir, cold"] = per_second(*_driver.list_entries(str(where), 1))
+    peer.remount()
+    out["readdir + stat, cold"] = per_second(*_driver.list_entries(str(where), 1, attributes=True))
     out["rename"] = loop("rename", b"file-", other=b"renamed-file-")
     out["unlink"] = loop("unlink", b"renamed-file-")
     where.rmdir()

@@ -15,6 +15,7 @@ from posix.unistd cimport close, fsync
 import os
 
 cdef extern from "<fcntl.h>" nogil:
+    int AT_SYMLINK_NOFOLLOW
     int openat(int fd, const char *name, int flags, ...)
 
 cdef extern from "<unistd.h>" nogil:
@@ -120,13 +121,20 @@ def loop(op: str, dirfd: int, prefix: bytes, n: int, size: int = 0, other: bytes
     return start
 
 
-def list_entries(path: str, rounds: int) -> tuple[int, int]:
-    """Read a directory to its end `rounds` times; returns (entries seen, nanoseconds)."""
+def list_entries(path: str, rounds: int, attributes: bool = False) -> tuple[int, int]:
+    """Read a directory to its end `rounds` times; returns (entries seen, nanoseconds).
+
+    With `attributes` every entry is stat()ed as it is read, as `ls -l` and `find` do.
+    """
     cdef int fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     cdef int times = rounds
     cdef int i
     cdef long seen = 0
     cdef uint64_t start
+    cdef bint stat_too = attributes
+    cdef int failed = 0
+    cdef stat_t st
+    cdef dirent *entry
     cdef DIR *handle = fdopendir(fd)
     if handle == NULL:
         os.close(fd)
@@ -135,8 +143,14 @@ def list_entries(path: str, rounds: int) -> tuple[int, int]:
         start = now_ns()
         for i in range(times):
             rewinddir(handle)
-            while readdir(handle) != NULL:
+            entry = readdir(handle)
+            while entry != NULL:
                 seen += 1
+                if stat_too and fstatat(fd, entry.d_name, &st, AT_SYMLINK_NOFOLLOW) and not failed:
+                    failed = errno
+                entry = readdir(handle)
         start = now_ns() - start
         closedir(handle)
+    if failed:
+        raise OSError(failed, os.strerror(failed), path)
     return seen, start
