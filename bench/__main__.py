@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import struct
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from bench.peers import PEERS, Peer
@@ -24,6 +26,8 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", default="", help="file systems, of: " + " ".join(p.name for p in PEERS))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--size", type=int, default=4096, help="MiB of each image")
+    parser.add_argument("--idle-poll", action="store_true",
+                        help="keep idle processors from halting, for every file system alike (see performance.md)")
     parser.add_argument("--dir", type=Path, help="where the images live (default: a temporary directory)")
     args = parser.parse_args(argv)
     args.rows = args.only.split(",")
@@ -68,6 +72,17 @@ def one_pass(kind: type[Peer], work: Path, args: argparse.Namespace, sizes: Size
         peer.remove()
 
 
+@contextmanager
+def idle_poll(wanted: bool) -> Iterator[None]:
+    """Hold the kernel's strictest wake-up latency request, so that no figure depends on how idle processors sleep."""
+    if not wanted:
+        yield
+        return
+    with open("/dev/cpu_dma_latency", "wb", buffering=0) as request:    # it lasts until it is closed
+        request.write(struct.pack("=i", 0))
+        yield
+
+
 def all_passes(kinds: Sequence[type[Peer]], work: Path, args: argparse.Namespace, sizes: Sizes,
                results: Results) -> bool:
     """Every repeat on every file system; returns whether something failed."""
@@ -89,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     kinds, results = present(args.kinds), Results()
     sizes = Sizes.smoke() if args.smoke else Sizes.full()
     failed = False
-    with tempfile.TemporaryDirectory(prefix="gfs2py-bench-", dir=args.dir) as work:
+    with tempfile.TemporaryDirectory(prefix="gfs2py-bench-", dir=args.dir) as work, idle_poll(args.idle_poll):
         try:
             failed = all_passes(kinds, Path(work), args, sizes, results)
         except KeyboardInterrupt:
