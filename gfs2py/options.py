@@ -1,7 +1,8 @@
 """Mount options: the comma-separated text of mount(8) turned into one frozen record.
 
 The names, values and defaults are those of the kernel's GFS2 (gfs2(5); fs/gfs2/ops_fstype.c for which values
-are refused); `cache_size`, `threads`, `writeback_cache`, `watchdog`, `logfile` and `type` are ours.
+are refused); `cache_size`, `threads`, `writeback_cache`, `idle_poll`, `watchdog`, `logfile` and `type` are
+ours.
 """
 
 import re
@@ -53,6 +54,7 @@ class MountOptions:
     threads: int = 0
     writeback_cache: bool | None = None
     watchdog_s: int = 300
+    idle_poll: bool = True
     logfile: str | None = None
     type: str = "gfs2"
     # the VFS's
@@ -107,7 +109,7 @@ _IGNORED = frozenset("auto noauto nofail _netdev user nouser users nousers owner
 _IGNORED_PREFIXES = ("x-", "X-", "comment=", "helper=", "uhelper=")
 
 _FLAGS = frozenset("spectator ignore_local_fs localflocks localcaching norecovery upgrade meta".split())
-_FLAGS_NO = frozenset("debug acl suiddir discard barrier rgrplvb loccookie writeback_cache".split())
+_FLAGS_NO = frozenset("debug acl suiddir discard barrier rgrplvb loccookie writeback_cache idle_poll".split())
 _ENUMS = {"data": ("ordered", "writeback"), "errors": ("withdraw", "panic"),
           "quota": ("off", "account", "on", "quiet")}
 _NAME_MAX_BYTES = 63

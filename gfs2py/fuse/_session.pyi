@@ -15,6 +15,7 @@ class Session:
         max_readahead_bytes: int = 4 << 20,
         clone: bool = True,
         hold_destroy: bool = False,
+        idle_poll: bool = False,
     ) -> None: ...
     @property
     def event_fd(self) -> int: ...

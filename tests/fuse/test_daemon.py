@@ -337,3 +337,19 @@ def test_without_loop_devices_the_mount_is_plain(machine: Machine, monkeypatch: 
     assert (entry.fs_type, entry.source) == ("fuse.gfs2", os.fspath(machine.image))
     assert machine.commands.ours("umount.gfs2", machine.path).returncode == 0
     assert "ended source=" in machine.log.read_text()
+
+
+@pytest.mark.parametrize(("option", "wanted"), [("idle_poll", True), ("noidle_poll", False)])
+def test_idle_poll_is_an_option(machine: Machine, option: str, wanted: bool) -> None:
+    """2000 requests back to back: the daemon has the device open among them, unless told not to."""
+    assert machine.mount(f"{option},nowriteback_cache").returncode == 0
+    fds = f"/proc/{machine.daemon()}/fd"
+    seen = 0
+    for _ in range(40):
+        for _ in range(50):
+            os.statvfs(machine.path)
+        for fd in os.listdir(fds):
+            with contextlib.suppress(FileNotFoundError):
+                seen += os.readlink(f"{fds}/{fd}") == "/dev/cpu_dma_latency"
+    assert (seen > 0) == (wanted and os.access("/dev/cpu_dma_latency", os.W_OK))
+    assert machine.commands.ours("umount.gfs2", machine.path).returncode == 0

@@ -56,6 +56,7 @@ def test_defaults_are_the_kernels() -> None:
     ("threads=7", "threads", 7),
     ("watchdog=0", "watchdog_s", 0),
     ("writeback_cache", "writeback_cache", True),
+    ("noidle_poll", "idle_poll", False),
     ("logfile=/x", "logfile", "/x"),
 ])
 def test_each_option(text: str, field: str, value: object) -> None:

@@ -125,6 +125,7 @@ cdef session* new_session(int fd) noexcept nogil:
     pthread_cond_init(&se.standby_cond, NULL)
     pthread_cond_init(&se.sentinel_cond, NULL)
     se.target = 1
+    se.idle_fd = -1
     pthread_mutex_init(&se.nq_mutex, NULL)
     pthread_cond_init(&se.nq_cond, NULL)
     pthread_cond_init(&se.nq_idle, NULL)
@@ -136,12 +137,13 @@ cdef class Session:
 
     `fd` is an open and mounted /dev/fuse (the session closes it), or for tests one end of a SOCK_SEQPACKET pair
     with clone=False. `threads` is the largest number of workers (default 2 per core + 2, at least 4).
-    max_write_bytes, max_readahead_bytes: what is asked for; the kernel may give less.
+    max_write_bytes, max_readahead_bytes: what is asked for; the kernel may give less. `idle_poll` keeps idle processors
+    from halting while requests flow, where /dev/cpu_dma_latency may be opened.
     """
 
     def __cinit__(self, FileSystemHandle handle not None, int fd, *, bint writeback=False, bint acl=False,
                   int threads=0, uint32_t max_write_bytes=1 << 20, uint32_t max_readahead_bytes=4 << 20,
-                  bint clone=True, bint hold_destroy=False):
+                  bint clone=True, bint hold_destroy=False, bint idle_poll=False):
         if handle.ops == NULL:
             raise ValueError("the file system handle has no operations")
         if max_write_bytes < PAGE or max_write_bytes > 64 << 20 or max_write_bytes % PAGE:
@@ -156,6 +158,7 @@ cdef class Session:
         self.se.fs = handle.fs
         self.se.cloned = clone
         self.se.hold_destroy = hold_destroy
+        self.se.idle_poll = idle_poll
         self.se.want_flags = BASE_FLAGS
         if writeback:
             self.se.want_flags |= FUSE_WRITEBACK_CACHE
@@ -333,7 +336,15 @@ cdef class Session:
                 "parks": self.se.n_parks, "interrupts": self.se.n_interrupts, "malformed": self.se.n_malformed,
                 "reply_errors": reply_errors, "locks": locks, "lock_waiters": waiters,
                 "notifications": self.se.n_notices, "notification_errors": self.se.n_notice_errors,
+                "idle_poll": bool(self.se.idle_poll), "idle_polls": self.se.n_idle_polls,
+                "idle_poll_ns": self.idle_poll_ns(),
                 "opcodes": self.opcode_statistics()}
+
+    cdef uint64_t idle_poll_ns(self):
+        """How long idle processors have been kept from halting, the present time included."""
+        cdef uint64_t since = self.se.idle_since_ns
+        cdef uint64_t ns = self.se.idle_ns
+        return ns + now_ns() - since if self.se.idle_fd >= 0 else ns
 
     def protocol(self):
         """What was negotiated."""

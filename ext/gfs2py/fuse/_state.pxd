@@ -111,6 +111,10 @@ cdef struct session:
     pthread_t sentinel
     bint has_sentinel
     int sentinel_asleep
+    bint idle_poll              # keep idle processors from halting while requests flow (_idle.pyx)
+    int idle_fd                 # held open meanwhile, else -1
+    unsigned int idle_history   # one bit per look of the sentinel, the last one lowest: requests came
+    uint64_t idle_since_ns, idle_ns, n_idle_polls
     pthread_cond_t standby_cond
     pthread_cond_t sentinel_cond
     pthread_mutex_t mutex

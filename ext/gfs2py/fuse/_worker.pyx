@@ -19,6 +19,7 @@ from libc.stddef cimport size_t
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 
 from gfs2py.fuse._dispatch cimport dispatch
+from gfs2py.fuse._idle cimport idle_poll_release, idle_poll_tick
 from gfs2py.fuse._ops cimport OP_PARK
 from gfs2py.fuse._proto cimport (FUSE_BATCH_FORGET, FUSE_COPY_FILE_RANGE, FUSE_DESTROY, FUSE_DEV_IOC_CLONE, FUSE_FORGET,
                                  FUSE_FSYNC, FUSE_FSYNCDIR, FUSE_INTERRUPT, FUSE_NOTIFY_REPLY, FUSE_SYNCFS, OP_LIMIT,
@@ -545,6 +546,7 @@ cdef void* sentinel_main(void* arg) noexcept nogil:
     while not fz_load(&se.stopping):
         look_around(se, &at)
         quiet = quiet + 1 if at.served == seen and at.busy == 0 else 0
+        idle_poll_tick(se, at.served - seen)
         seen = at.served
         full = full + 1 if at.busy >= se.n_active else 0
         if at.stalled > 0 and at.stalled >= se.n_active:
@@ -568,10 +570,12 @@ cdef void* sentinel_main(void* arg) noexcept nogil:
                 fz_store(&se.target, se.target - 1)
                 calm = 0
         if quiet >= QUIET_TICKS:
+            idle_poll_release(se)
             sentinel_sleep(se)
             quiet = 0
         else:
             sleep_us(TICK_US)
+    idle_poll_release(se)
     return NULL
 
 
