@@ -60,7 +60,7 @@ def one_pass(kind: type[Peer], work: Path, args: argparse.Namespace, sizes: Size
         peer.make()
         peer.mount()
         for row in args.rows:
-            if kind.rows is not None and row not in kind.rows:
+            if row in kind.without or (kind.rows is not None and row not in kind.rows):
                 continue
             start = time.monotonic()
             for name, value in ROWS[row](peer, sizes).items():

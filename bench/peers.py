@@ -15,6 +15,7 @@ from pathlib import Path
 
 COMMAND_TIMEOUT_S = 300
 UMOUNT_TRIES = 100
+DEVICE_FILE_MIB = 512       # at least what the I/O rows use
 BIN = Path(sys.executable).parent
 
 
@@ -27,15 +28,28 @@ def call(*argv: str | Path) -> None:
                            f"{done.stdout}{done.stderr}")
 
 
+def write_zeros(path: Path, mib: int) -> None:
+    """A file all of whose blocks are allocated and written, on disk, and not in the page cache."""
+    zeros = bytes(1 << 20)
+    with path.open("wb", buffering=0) as f:
+        for _ in range(mib):
+            f.write(zeros)
+        os.fsync(f.fileno())
+        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 class Peer:
     """An image file with a file system of its own; subclasses say which."""
 
     name = ""
     needs: tuple[str, ...] = ()     # programs without which the peer is left out
     rows: frozenset[str] | None = None      # the groups of rows that make sense for it; None: all
+    without: frozenset[str] = frozenset()   # and those that it cannot do
+    fio_options: tuple[str, ...] = ()       # how fio has to open its files
 
     def __init__(self, work: Path, size_mib: int) -> None:
-        self.image, self.root = work / f"{self.name}.img", work / f"{self.name}.mnt"
+        # One image for all of them in turn: it is written once, and takes room once.
+        self.image, self.root = work / "image", work / f"{self.name}.mnt"
         self.size_mib = size_mib
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -44,10 +58,10 @@ class Peer:
         return [p for p in cls.needs if shutil.which(p) is None]
 
     def make(self) -> None:
-        """A new, empty file system; its whole image is written once so that no row pays for that."""
+        """A new, empty file system on an image that has been written before, so that no row pays for that."""
         self.root.mkdir(exist_ok=True)
-        with self.image.open("wb") as f:
-            os.posix_fallocate(f.fileno(), 0, self.size_mib << 20)
+        if not self.image.exists() or self.image.stat().st_size != self.size_mib << 20:
+            write_zeros(self.image, self.size_mib)
         self.mkfs()
 
     def mkfs(self) -> None:
@@ -91,7 +105,6 @@ class Peer:
     def remove(self) -> None:
         if os.path.ismount(self.root):
             self.umount()
-        self.image.unlink(missing_ok=True)
 
 
 class Gfs2py(Peer):
@@ -116,7 +129,7 @@ class Ext4Loop(Peer):
     needs = ("mkfs.ext4",)
 
     def mkfs(self) -> None:
-        call("mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0,lazy_journal_init=0", self.image)
+        call("mkfs.ext4", "-q", "-F", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0", self.image)
 
     def mount(self) -> None:
         call("mount", "-o", "loop", self.image, self.root)
@@ -180,9 +193,38 @@ class PassthroughLL(PassThrough):
 
     name = "passthrough_ll"
     needs = ("passthrough_ll",)
+    without = frozenset({"direct"})     # it hands O_DIRECT on with buffers that the host's file system refuses
 
     def mount(self) -> None:
         self.serve("passthrough_ll", "-f", "-o", f"source={self.source}", self.root)
+
+
+class Device(PassThrough):
+    """No server and no mount: fio on a file like the image, past the page cache, one request at a time."""
+
+    name = "device"
+    needs = ("fio",)
+    rows = frozenset({"sequential", "random", "direct"})
+    fio_options = ("--direct=1",)
+
+    def make(self) -> None:
+        super().make()
+        self.root = self.source
+        write_zeros(self.root / "data", DEVICE_FILE_MIB)
+
+    def mount(self) -> None:
+        pass
+
+    def umount(self) -> None:
+        pass
+
+
+class DeviceDeep(Device):
+    """The same with eight requests under way: what the device gives to whoever keeps it busy."""
+
+    name = "device-8"
+    rows = frozenset({"sequential"})
+    fio_options = ("--direct=1", "--ioengine=io_uring", "--iodepth=8")
 
 
 class Null(Gfs2py):
@@ -206,4 +248,4 @@ class Null(Gfs2py):
         Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
-PEERS: tuple[type[Peer], ...] = (Gfs2py, Ext4Loop, Fuse2fs, Ntfs3g, Bindfs, PassthroughLL, Null)
+PEERS: tuple[type[Peer], ...] = (Gfs2py, Ext4Loop, Fuse2fs, Ntfs3g, Bindfs, PassthroughLL, Null, Device, DeviceDeep)

@@ -62,10 +62,12 @@ def fio(peer: Peer, sizes: Sizes, rw: str, *, bs: str, jobs: int = 1, timed: boo
             f"--rw={rw}", f"--bs={bs}", f"--size={sizes.io_mib}m", f"--numjobs={jobs}", "--randseed=1"]
     argv += ["--time_based", f"--runtime={sizes.seconds * 1000:.0f}ms"] if timed else []
     argv += [f"--{key}={value}" for key, value in options.items()]
+    argv += peer.fio_options
     done = subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     # fio prints notes before the JSON.
     if done.returncode or "{" not in done.stdout:
-        raise RuntimeError(f"{' '.join(argv)}: exit status {done.returncode}\n{done.stdout}{done.stderr}")
+        said = done.stdout.partition("{")[0] + done.stderr
+        raise RuntimeError(f"{' '.join(argv)}: exit status {done.returncode}\n{said}")
     job = json.loads(done.stdout[done.stdout.index("{"):])["jobs"][0]
     side = job["read" if "read" in rw else "write"]
     # The bandwidth of a job with end_fsync leaves the fsync out: its whole run time counts.
@@ -96,11 +98,36 @@ def random_io(peer: Peer, sizes: Sizes) -> Values:
         found = fio(peer, sizes, "randread", bs="4k", jobs=jobs, timed=True, norandommap=1)
         out[f"random read 4K, {jobs}t"] = Value(found["ops"], "op/s")
     found = fio(peer, sizes, "randwrite", bs="4k", timed=True, norandommap=1, end_fsync=1)
-    out["random write 4K"] = Value(found["ops"], "op/s")
+    out["random write 4K + fsync"] = Value(found["ops"], "op/s")
     found = fio(peer, sizes, "randwrite", bs="4k", timed=True, norandommap=1, fsync=1)
     out["write 4K + fsync each"] = Value(found["ops"], "op/s")
     data_file(peer).unlink()
     return out
+
+
+def cached(peer: Peer, sizes: Sizes) -> Values:
+    """Reads of a file that the page cache holds: the server is out of the way wherever the kernel may cache."""
+    fio(peer, sizes, "write", bs="1m", end_fsync=1)
+    fio(peer, sizes, "read", bs="1m")
+    small = fio(peer, sizes, "randread", bs="4k", timed=True, norandommap=1)
+    large = fio(peer, sizes, "read", bs="1m", timed=True)
+    data_file(peer).unlink()
+    return {"cached read 4K": Value(small["ops"], "op/s"), "cached read 1M": Value(large["bytes"] / MIB, "MiB/s")}
+
+
+def direct(peer: Peer, sizes: Sizes) -> Values:
+    """O_DIRECT through the mount: every call is a request, nothing is cached."""
+    if not data_file(peer).exists():
+        fio(peer, sizes, "write", bs="1m", end_fsync=1)
+    written = fio(peer, sizes, "write", bs="1m", end_fsync=1, direct=1)
+    read = fio(peer, sizes, "read", bs="1m", direct=1)
+    small = fio(peer, sizes, "randread", bs="4k", timed=True, norandommap=1, direct=1)
+    one = fio(peer, sizes, "randwrite", bs="4k", timed=True, norandommap=1, direct=1)
+    data_file(peer).unlink()
+    return {"direct write 1M + fsync": Value(written["bytes"] / MIB, "MiB/s"),
+            "direct read 1M": Value(read["bytes"] / MIB, "MiB/s"),
+            "direct random read 4K": Value(small["ops"], "op/s"),
+            "direct random write 4K": Value(one["ops"], "op/s")}
 
 
 def per_second(count: int, ns: int) -> Value:
@@ -213,6 +240,6 @@ def remounts(peer: Peer, sizes: Sizes) -> Values:
 
 
 ROWS: dict[str, Row] = {
-    "sequential": sequential, "random": random_io, "metadata": metadata, "small": small_files,
-    "threads": threads, "tree": tree_copy, "mount": remounts,
+    "sequential": sequential, "random": random_io, "direct": direct, "cached": cached,
+    "metadata": metadata, "small": small_files, "threads": threads, "tree": tree_copy, "mount": remounts,
 }
