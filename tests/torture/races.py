@@ -342,15 +342,16 @@ RACES: dict[str, Race] = {"readdir": readdir, "renames": renames, "appends": app
                           "stripes": stripes, "full": full}
 
 
-def main() -> int:
-    parser = arguments(__doc__ or "", procs=4, ops=2000, bsize=4096, mib=128)
-    parser.add_argument("--only", choices=list(RACES))
+def race_main(doc: str, races: dict[str, Race]) -> int:
+    """The program of a module with such functions: each on a mount of its own, checked afterwards."""
+    parser = arguments(doc, procs=4, ops=2000, bsize=4096, mib=128)
+    parser.add_argument("--only", choices=list(races))
     args = parser.parse_args()
-    print(f"races: --seed {args.seed} --procs {args.procs} --ops {args.ops} --bsize {args.bsize} --mib {args.mib}"
-          f" --options {args.options}", flush=True)
+    print(f"{doc.partition(':')[0]}: --seed {args.seed} --procs {args.procs} --ops {args.ops} --bsize {args.bsize}"
+          f" --mib {args.mib} --options {args.options}", flush=True)
     with place(args.options, args.stall) as (where, guard):
         where.mkfs(args.mib, args.bsize)
-        for name, race in RACES.items():
+        for name, race in races.items():
             if args.only in (None, name):
                 where.mount()
                 said = race(where, guard, args.seed, args.ops, args.procs, args.bsize)
@@ -363,4 +364,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(race_main(__doc__ or "", RACES))

@@ -32,6 +32,11 @@ def renameat2(old: str, new: str, flags: int) -> None:
     _done(_libc.renameat2(AT_FDCWD, os.fsencode(old), AT_FDCWD, os.fsencode(new), flags), old)
 
 
+def renameat2_at(old_fd: int, old: str, new_fd: int, new: str, flags: int) -> None:
+    """With names relative to open directories."""
+    _done(_libc.renameat2(old_fd, os.fsencode(old), new_fd, os.fsencode(new), flags), old)
+
+
 def link_open_file(fd: int, name: str) -> None:
     """Give a name to what a descriptor refers to, O_TMPFILE for one."""
     _done(_libc.linkat(AT_FDCWD, f"/proc/self/fd/{fd}".encode(), AT_FDCWD, os.fsencode(name),

@@ -59,3 +59,12 @@ def test_kill_9(bsize: int, seed: int) -> None:
 @pytest.mark.parametrize("more", ["--bsize 512 --mib 64 --options nowriteback_cache", "--bsize 4096"])
 def test_races(more: str, seed: int) -> None:
     torture("races", seed, "--ops", str(1000 * FACTOR), *more.split())
+
+
+@pytest.mark.parametrize("more", ["--bsize 512 --options nowriteback_cache", "--bsize 4096"])
+def test_storms(more: str, seed: int) -> None:
+    torture("storms", seed, "--ops", str(300 * FACTOR), *more.split())
+
+
+def test_soak(seed: int) -> None:
+    torture("soak", seed, "--minutes", str(0.4 * FACTOR), "--ops", "100", "--every", "1", "--cache-mib", "8")
