@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from gfs2py.daemon_observe import Observer
 from gfs2py.daemon_watch import BEAT_INTERVAL_S, Watchdog
 from gfs2py.fuse import _mount, control, mount
 from gfs2py.fuse._nullfs import NullFileSystem
@@ -129,6 +130,7 @@ class Daemon:
         self.handle: FileSystemHandle | None = None
         self.session: Session | None = None
         self.connection: mount.Connection | None = None
+        self._observer: Observer | None = None
         self._claim = -1
         self._signals = 0
         self._unmounting: threading.Thread | None = None
@@ -203,6 +205,7 @@ class Daemon:
     def run(self) -> None:
         """Serve until the file system is unmounted."""
         assert self.session is not None
+        self._observe()
         wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -225,6 +228,15 @@ class Daemon:
             self._unmounting.join()
         log.info("ended source=%s target=%s", self.request.source, self.request.target)
 
+    def _observe(self) -> None:
+        assert self.session is not None
+        assert self.handle is not None
+        assert self.connection is not None
+        self._observer = Observer(self.session, self.handle, {
+            "source": self.request.source, "mount_point": self.request.target, "device": self.connection.device,
+            "type": self.request.options.type})
+        self._observer.start()
+
     def _on_session(self) -> None:
         """DESTROY is answered after the device is closed: when umount returns, it is free."""
         assert self.session is not None
@@ -232,6 +244,8 @@ class Daemon:
             os.read(self.session.event_fd, 8)
         if self.session.destroying:
             self._close_handle()
+            if self._observer is not None:
+                self._observer.stop(wait=False)     # a new mount may have the same device number at once
             self.session.destroy_done()
 
     def _on_signals(self, numbers: bytes) -> None:
@@ -273,6 +287,8 @@ class Daemon:
             self._claim = -1
 
     def _close(self) -> None:
+        if self._observer is not None:
+            self._observer.stop()
         if self.connection is not None:
             self.connection.forget_mount()
         if self.session is not None:

@@ -140,6 +140,10 @@ def _clean_up(watched: _Watched) -> None:
         control.abort_connection(control.connection_number(watched.device))
     with contextlib.suppress(OSError):
         os.kill(watched.pid, signal.SIGKILL)
+    with contextlib.suppress(OSError):
+        from gfs2py.control.paths import socket_path  # when it is needed, long after the fork
+
+        socket_path(watched.device).unlink(missing_ok=True)
     for entry in reversed(control.mounts()):
         if entry.device == watched.device:
             with contextlib.suppress(OSError):

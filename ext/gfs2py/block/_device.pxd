@@ -46,6 +46,7 @@ cdef struct blkdev:
     void* impl
     uint64_t n_reads, n_writes, n_flushes, bytes_read, bytes_written   # statistics, relaxed
     char name[256]          # what error messages call it
+    void* observer          # of the mount that times its operations (engine), or NULL
 
 # 0 if [off, off + length) lies inside the device, else -EIO; written so that no sum can wrap.
 cdef inline int dev_check_range(const blkdev* d, uint64_t off, uint64_t length) noexcept nogil:

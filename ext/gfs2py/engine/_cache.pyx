@@ -9,10 +9,12 @@ from libc.string cimport memset
 from gfs2py.block._device cimport bio_seg, dev_alloc, dev_free
 from gfs2py.engine._incore cimport (B_DATA, B_DDIRTY, B_DIRTY, B_FREED, B_JDATA, B_PINNED, B_READING, B_UPTODATE,
                                     B_WRITING, buf, bufcache, cache_shard, sbd)
+from gfs2py.engine._observe cimport ob_cond_wait
 from gfs2py.engine._sbd cimport sd_corrupt
 from gfs2py.engine._sync cimport (dl_add_tail, dl_del, dl_empty, dl_init, dlink, pthread_cond_broadcast,
-                                  pthread_cond_destroy, pthread_cond_init, pthread_cond_wait, pthread_mutex_destroy,
-                                  pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock)
+                                  pthread_cond_destroy, pthread_cond_init, pthread_mutex_destroy, pthread_mutex_init,
+                                  pthread_mutex_lock, pthread_mutex_unlock)
+from gfs2py.fuse._stat cimport WAIT_BUFFER
 from gfs2py.ondisk._ondisk cimport GFS2_MAGIC, be32toh, gfs2_meta_header, htobe32
 
 cdef extern from "<errno.h>" nogil:
@@ -142,6 +144,11 @@ cdef void _unhash(cache_shard* s, buf* b) noexcept nogil:
     s.count -= 1
 
 
+cdef void _wait(sbd* sd, cache_shard* s, uint64_t blkno) noexcept nogil:
+    """Until a transfer of the shard's has ended (its lock is held)."""
+    ob_cond_wait(&sd.ob, &s.cond, &s.lock, WAIT_BUFFER, blkno)
+
+
 cdef buf* _get_locked(sbd* sd, cache_shard* s, uint64_t blkno) noexcept nogil:
     """The block's buffer with one more reference, made if need be; NULL when memory is out."""
     cdef buf* b = _find(s, blkno)
@@ -218,7 +225,7 @@ cdef int buf_read(sbd* sd, uint64_t blkno, buf** out) noexcept nogil:
         pthread_mutex_unlock(&s.lock)
         return -ENOMEM
     while b.flags & B_READING:
-        pthread_cond_wait(&s.cond, &s.lock)
+        _wait(sd, s, blkno)
     if b.flags & B_UPTODATE:
         s.hits += 1
         pthread_mutex_unlock(&s.lock)
@@ -254,7 +261,7 @@ cdef int buf_new(sbd* sd, uint64_t blkno, buf** out) noexcept nogil:
         pthread_mutex_unlock(&s.lock)
         return -ENOMEM
     while b.flags & (B_READING | B_WRITING):
-        pthread_cond_wait(&s.cond, &s.lock)
+        _wait(sd, s, blkno)
     b.flags |= B_UPTODATE
     b.flags &= ~<uint32_t>(B_DATA | B_JDATA)
     pthread_mutex_unlock(&s.lock)
@@ -271,7 +278,7 @@ cdef buf* buf_peek(sbd* sd, uint64_t blkno) noexcept nogil:
     if b != NULL:
         while b.flags & B_READING:
             # A reader holds it, so it cannot go away while we wait.
-            pthread_cond_wait(&s.cond, &s.lock)
+            _wait(sd, s, blkno)
             b = _find(s, blkno)
             if b == NULL:
                 break
@@ -371,7 +378,7 @@ cdef void cache_drop_range(sbd* sd, uint64_t blkno, uint64_t n) noexcept nogil:
         pthread_mutex_lock(&s.lock)
         b = _find(s, i)
         while b != NULL and b.flags & (B_READING | B_WRITING):
-            pthread_cond_wait(&s.cond, &s.lock)
+            _wait(sd, s, i)
             b = _find(s, i)
         if b != NULL and b.refs == 0:
             dl_del(&b.lru)
@@ -401,5 +408,5 @@ cdef void buf_wait_writing(sbd* sd, buf* b) noexcept nogil:
     cdef cache_shard* s = shard_of(sd, b.blkno)
     pthread_mutex_lock(&s.lock)
     while b.flags & B_WRITING:
-        pthread_cond_wait(&s.cond, &s.lock)
+        _wait(sd, s, b.blkno)
     pthread_mutex_unlock(&s.lock)

@@ -8,10 +8,12 @@ from gfs2py.engine._cache cimport buf_hold, buf_new, buf_put, buf_read, shard_of
 from gfs2py.engine._incore cimport (B_DATA, B_DDIRTY, B_UPTODATE, B_WRITING, buf, cache_shard, inode, jlog, opctx, sbd)
 from gfs2py.engine._inode cimport inode_buf, inode_hold, inode_put
 from gfs2py.engine._log cimport log_flush, trans_add_data, trans_add_meta, trans_add_ordered
+from gfs2py.engine._observe cimport ob_cond_wait
 from gfs2py.engine._sbd cimport sd_dead, sd_io_error
 from gfs2py.engine._sync cimport (dl_add_tail, dl_del, dl_empty, dlink, gl_atomic_add64, gl_atomic_store32,
                                   pthread_cond_broadcast,
-                                  pthread_cond_wait, pthread_mutex_lock, pthread_mutex_unlock)
+                                  pthread_mutex_lock, pthread_mutex_unlock)
+from gfs2py.fuse._stat cimport WAIT_DATA
 from gfs2py.ondisk._ondisk cimport GFS2_DIF_JDATA, gfs2_dinode
 
 cdef extern from "<errno.h>" nogil:
@@ -177,7 +179,7 @@ cdef int data_writeback(sbd* sd, inode* ip) noexcept nogil:
     cdef bint held = False
     pthread_mutex_lock(&ip.dlock)
     while ip.wb_on:
-        pthread_cond_wait(&ip.dcond, &ip.dlock)
+        ob_cond_wait(&ip.sd.ob, &ip.dcond, &ip.dlock, WAIT_DATA, ip.no_addr)
     ip.wb_on = True
     while True:
         n = _take_batch(sd, ip, batch)
@@ -206,7 +208,7 @@ cdef int data_writeback(sbd* sd, inode* ip) noexcept nogil:
     pthread_cond_broadcast(&ip.dcond)
     target = ip.dw_started
     while ip.dw_done < target:
-        pthread_cond_wait(&ip.dcond, &ip.dlock)
+        ob_cond_wait(&ip.sd.ob, &ip.dcond, &ip.dlock, WAIT_DATA, ip.no_addr)
     if err == 0:
         err = ip.wb_err
     pthread_mutex_unlock(&ip.dlock)
@@ -224,7 +226,7 @@ cdef void data_cancel(sbd* sd, inode* ip, uint64_t lblk, uint64_t n) noexcept no
         return
     pthread_mutex_lock(&ip.dlock)
     while ip.wb_on:
-        pthread_cond_wait(&ip.dcond, &ip.dlock)
+        ob_cond_wait(&ip.sd.ob, &ip.dcond, &ip.dlock, WAIT_DATA, ip.no_addr)
     l = ip.dirty.next
     while l != &ip.dirty:
         b = <buf*>l.owner

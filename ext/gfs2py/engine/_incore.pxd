@@ -6,6 +6,7 @@ inside a transaction. Source of names: fs/gfs2/incore.h.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from gfs2py.block._device cimport blkdev
+from gfs2py.engine._observe cimport observer
 from gfs2py.engine._sync cimport dlink, pthread_cond_t, pthread_mutex_t, pthread_rwlock_t, pthread_t
 
 cdef enum:
@@ -220,6 +221,7 @@ cdef struct jlog:
     pthread_t thread
     bint thread_on, stop, kick
     uint32_t commit_ms              # periodic commit
+    uint64_t n_trans                # transactions begun
     uint64_t n_commits, n_blocks_logged, n_revokes, n_ail_writes, n_flush_waits
     uint64_t n_flushes              # device flushes begun; all but the newest have ended, that one under commit_lock
     int32_t data_err                # a data write-back failed since the last syncfs
@@ -315,3 +317,4 @@ cdef struct sbd:
     uint64_t n_corrupt
     int64_t n_ddirty                # dirty data blocks of all inodes, atomic
     int64_t ddirty_limit            # above it writers write back themselves
+    observer ob

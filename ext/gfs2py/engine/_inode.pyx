@@ -12,12 +12,13 @@ from gfs2py.engine._incore cimport (B_DIRTY, B_PINNED, I_DEAD, I_VALID, LM_ST_EX
                                     buf, icache, inode,
                                     opctx, sbd)
 from gfs2py.engine._log cimport trans_add_meta, trans_seq
+from gfs2py.engine._observe cimport ob_rdlock, ob_wrlock
 from gfs2py.engine._sbd cimport sd_corrupt, sd_dead
 from gfs2py.engine._sync cimport (dl_add_tail, dl_del, dl_empty, dl_init, gl_atomic_load64, pthread_cond_destroy,
                                   pthread_cond_init,
                                   pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
-                                  pthread_rwlock_destroy, pthread_rwlock_rdlock, pthread_rwlock_unlock,
-                                  pthread_rwlock_wrlock, rwlock_init)
+                                  pthread_rwlock_destroy, pthread_rwlock_unlock, rwlock_init)
+from gfs2py.fuse._stat cimport WAIT_INODE
 from gfs2py.ondisk._ondisk cimport *
 
 cdef extern from "<errno.h>" nogil:
@@ -243,9 +244,9 @@ cdef int _instantiate(opctx* cx, inode* ip) noexcept nogil:
 cdef int inode_lock(opctx* cx, inode* ip, int mode) noexcept nogil:
     cdef int err = 0
     if mode == LM_ST_EXCLUSIVE:
-        pthread_rwlock_wrlock(&ip.gl.rw)
+        ob_wrlock(&cx.sd.ob, &ip.gl.rw, WAIT_INODE, ip.no_addr)
     else:
-        pthread_rwlock_rdlock(&ip.gl.rw)
+        ob_rdlock(&cx.sd.ob, &ip.gl.rw, WAIT_INODE, ip.no_addr)
     if ip.iflags & I_DEAD:
         err = -ESTALE
     elif sd_dead(cx.sd):

@@ -18,14 +18,16 @@ from gfs2py.engine._cache cimport buf_hold, buf_peek, buf_put, shard_of
 from gfs2py.engine._incore cimport (B_DIRTY, B_FREED, B_JDATA, B_PINNED, B_UPTODATE, B_WRITING, SDF_NOBARRIER,
                                     SDF_RDONLY, SDF_WRITEBACK, buf, cache_shard, extent, inode, jlog, logtxn, opctx,
                                     sbd)
+from gfs2py.engine._observe cimport ob_begin, ob_end, ob_mark, ob_mutex, ob_rdlock, ob_wrlock
 from gfs2py.engine._quota cimport QUOTA_TRANS_BLOCKS
 from gfs2py.engine._sbd cimport LOG_DEBUG_, ctx_init, sd_assert_failed, sd_dead, sd_io_error, sd_message
 from gfs2py.engine._sync cimport (CLOCK_REALTIME, clock_gettime, dl_add_tail, dl_del, dl_empty, dl_init, dlink,
                                   gl_atomic_add64, gl_atomic_load64,
                                   pthread_cond_broadcast, pthread_cond_init, pthread_cond_signal,
                                   pthread_cond_timedwait, pthread_create, pthread_join, pthread_mutex_init,
-                                  pthread_mutex_lock, pthread_mutex_unlock, pthread_rwlock_rdlock,
-                                  pthread_rwlock_unlock, pthread_rwlock_wrlock, rwlock_init, timespec)
+                                  pthread_mutex_lock, pthread_mutex_unlock, pthread_rwlock_unlock, rwlock_init,
+                                  timespec)
+from gfs2py.fuse._stat cimport WAIT_COMMIT, WAIT_SPACE, WAIT_SWITCH, hist_add, stat_now, wait_adopt
 from gfs2py.ondisk._checksum cimport log_header_crc, log_header_hash
 from gfs2py.ondisk._ondisk cimport *
 
@@ -103,7 +105,7 @@ cdef int _make_space(sbd* sd, uint32_t blocks, uint32_t revokes) noexcept nogil:
         else:
             err = ail_write(sd, 0)
             if err == 0:
-                pthread_mutex_lock(&log.commit_lock)
+                ob_mutex(&sd.ob, &log.commit_lock, WAIT_COMMIT, 0)
                 err = _commit(sd, GFS2_LFC_AIL_FLUSH, True, 0)
                 pthread_mutex_unlock(&log.commit_lock)
         if err:
@@ -122,6 +124,7 @@ cdef int trans_begin(opctx* cx, uint32_t blocks, uint32_t revokes) noexcept nogi
     cdef bint ok
     cdef bint big
     cdef int err
+    cdef ob_mark mark
     if cx.tr_on:
         return sd_assert_failed(sd, b"a transaction within a transaction")
     # Whoever is charged, quota_change records change within the transaction.
@@ -132,7 +135,7 @@ cdef int trans_begin(opctx* cx, uint32_t blocks, uint32_t revokes) noexcept nogi
             return -EIO
         if sd.flags & SDF_RDONLY or not log.live:
             return -EROFS
-        pthread_rwlock_rdlock(&log.flush_lock)
+        ob_rdlock(&sd.ob, &log.flush_lock, WAIT_SWITCH, 0)
         pthread_mutex_lock(&log.lock)
         # Freed blocks' buffers stay in memory until the commit, too.
         held = (<uint64_t>log.running.nbufs + log.running.ndbufs + log.running.nfreed) << sd.bsize_shift
@@ -143,6 +146,7 @@ cdef int trans_begin(opctx* cx, uint32_t blocks, uint32_t revokes) noexcept nogi
         if ok:
             log.reserved += blocks
             log.reserved_revokes += revokes
+            log.n_trans += 1
         if big and not log.kick:
             log.kick = True
             pthread_cond_broadcast(&log.cond)
@@ -150,7 +154,9 @@ cdef int trans_begin(opctx* cx, uint32_t blocks, uint32_t revokes) noexcept nogi
         if ok:
             break
         pthread_rwlock_unlock(&log.flush_lock)
+        ob_begin(&mark, WAIT_SPACE, blocks)
         err = log_flush(sd, seq, GFS2_LFC_TRANS_END) if full else _make_space(sd, blocks, revokes)
+        ob_end(&sd.ob, &mark)
         if err:
             return err
     cx.tr_on = True
@@ -515,7 +521,7 @@ cdef int _switch(sbd* sd, uint32_t lfc, bint force, uint32_t extra_flags, logtxn
     out[0] = NULL
     if nxt == NULL:
         return -ENOMEM
-    pthread_rwlock_wrlock(&log.flush_lock)
+    ob_wrlock(&sd.ob, &log.flush_lock, WAIT_SWITCH, 0)
     tr = log.running
     if not force and tr.nbufs + tr.ndbufs + tr.nrevokes == 0 and dl_empty(&tr.freed) and dl_empty(&tr.ordered):
         pthread_rwlock_unlock(&log.flush_lock)
@@ -624,11 +630,13 @@ cdef int _commit(sbd* sd, uint32_t lfc, bint force, uint32_t extra_flags) noexce
     cdef uint32_t body = 0
     cdef uint32_t hdr, tail
     cdef uint8_t* hp
+    cdef uint64_t since
     cdef int err
     if sd_dead(sd):
         return -EIO
     if not log.live:
         return 0
+    since = stat_now()
     err = _switch(sd, lfc, force, extra_flags, &tr, &body)
     if err:
         return sd_io_error(sd, b"preparing a commit", log.jinode, err)
@@ -656,13 +664,14 @@ cdef int _commit(sbd* sd, uint32_t lfc, bint force, uint32_t extra_flags) noexce
     # data=writeback: the data follows in its own time, here.
     _write_ordered(sd, tr)
     _finish(sd, tr, tail)
+    hist_add(&sd.ob.commit, stat_now() - since)
     return 0
 
 
 cdef int log_flush(sbd* sd, uint64_t seq, uint32_t lfc) noexcept nogil:
     cdef jlog* log = sd.log
     cdef int err = 0
-    pthread_mutex_lock(&log.commit_lock)
+    ob_mutex(&sd.ob, &log.commit_lock, WAIT_COMMIT, 0)
     # Whoever waited for the lock finds his transaction committed by the one before him: group commit.
     if seq == 0 or log.committed_seq < seq:
         err = _commit(sd, lfc, False, 0)
@@ -676,7 +685,7 @@ cdef int log_sync(sbd* sd, uint64_t seq, uint32_t lfc) noexcept nogil:
     cdef jlog* log = sd.log
     cdef uint64_t before = gl_atomic_load64(&log.n_flushes)
     cdef int err = 0
-    pthread_mutex_lock(&log.commit_lock)
+    ob_mutex(&sd.ob, &log.commit_lock, WAIT_COMMIT, 0)
     if sd_dead(sd):
         err = -EIO
     elif seq == 0 or log.committed_seq < seq:
@@ -702,7 +711,7 @@ cdef int log_ail_flush(sbd* sd) noexcept nogil:
     if err == 0:
         err = ail_write(sd, 0)
     if err == 0:
-        pthread_mutex_lock(&log.commit_lock)
+        ob_mutex(&sd.ob, &log.commit_lock, WAIT_COMMIT, 0)
         err = _commit(sd, GFS2_LFC_AIL_FLUSH, True, 0)
         pthread_mutex_unlock(&log.commit_lock)
     return err
@@ -723,7 +732,7 @@ cdef void _daemon_round(sbd* sd, bint timed_out) noexcept nogil:
         return
     if live > log.nblocks // 2 or idle:
         if ail_write(sd, 0) == 0:
-            pthread_mutex_lock(&log.commit_lock)
+            ob_mutex(&sd.ob, &log.commit_lock, WAIT_COMMIT, 0)
             _commit(sd, GFS2_LFC_LOGD_AIL_FLUSH_REQD, True, 0)
             pthread_mutex_unlock(&log.commit_lock)
 
@@ -734,6 +743,7 @@ cdef void* _daemon(void* arg) noexcept nogil:
     cdef jlog* log = sd.log
     cdef timespec until
     cdef bint timed_out
+    wait_adopt(&sd.ob.logd)
     while True:
         clock_gettime(CLOCK_REALTIME, &until)
         until.tv_sec += log.commit_ms // 1000
@@ -822,7 +832,7 @@ cdef int log_shutdown(sbd* sd) noexcept nogil:
     if err == 0:
         err = ail_write(sd, 0)
     if err == 0:
-        pthread_mutex_lock(&log.commit_lock)
+        ob_mutex(&sd.ob, &log.commit_lock, WAIT_COMMIT, 0)
         err = _commit(sd, GFS2_LFC_SHUTDOWN, True, GFS2_LOG_HEAD_UNMOUNT)
         pthread_mutex_unlock(&log.commit_lock)
     log.live = False

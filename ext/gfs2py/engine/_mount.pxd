@@ -18,6 +18,8 @@ cdef class Gfs2(FileSystemHandle):
     cdef BlockDevice device
     cdef readonly int jid
     cdef readonly int journals
+    cdef list journal_sizes         # bytes
+    cdef tuple mounted_as           # lock protocol and table
     cdef readonly list recovered    # what replay did, by journal
     cdef object say
     # the steps of a mount, in order

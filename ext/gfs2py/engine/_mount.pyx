@@ -22,13 +22,15 @@ from gfs2py.engine._inode cimport (icache_destroy, icache_init, inode_get, inode
 from gfs2py.engine._log cimport log_destroy, log_init, log_shutdown, log_start, log_stop
 from gfs2py.engine._nodes cimport (nodes_count, nodes_destroy, nodes_drain, nodes_forget_all, nodes_init, nodes_start,
                                    nodes_stop)
+from gfs2py.engine._observe cimport ob_attach, ob_background, ob_detach, ob_latencies
 from gfs2py.engine._quota cimport quota_destroy, quota_init, quota_sync
 from gfs2py.engine._quotad cimport quotad_reclaim, quotad_start, quotad_stop
 from gfs2py.engine._recovery cimport (jdesc, jhead, jhead_find, journal_close, journal_open, journal_recover, jstats)
 from gfs2py.engine._rgrp cimport rgrps_after_commit, rgrps_at_switch, rgrps_destroy, rgrps_read, rs_drop
 from gfs2py.engine._sbd cimport ctx_init, sd_dead, sd_set_geometry
 from gfs2py.engine._statfs cimport statfs_at_switch, statfs_destroy, statfs_get, statfs_init, statfs_sync
-from gfs2py.engine._sync cimport dl_init, pthread_mutex_destroy, pthread_mutex_init
+from gfs2py.engine._sync cimport (dl_init, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
+                                  pthread_mutex_unlock)
 from gfs2py.engine._truncate cimport truncate_resume
 from gfs2py.ondisk._ondisk cimport *
 
@@ -165,6 +167,7 @@ cdef class Gfs2(FileSystemHandle):
         self.device = device
         self.say = say or (lambda text: None)
         sd.dev = &device.dev
+        ob_attach(&sd.ob, sd.dev)
         sd.quiet = quiet
         sd.mnt = self.m
         self.m.f.sd = sd
@@ -228,6 +231,7 @@ cdef class Gfs2(FileSystemHandle):
         memcpy(sd.uuid, sb.sb_uuid, 16)
         proto = lockproto if lockproto is not None else (<bytes>sd.lockproto).decode(errors="replace")
         table = locktable if locktable is not None else (<bytes>sd.locktable).decode(errors="replace")
+        self.mounted_as = (proto, table)
         if proto != "lock_nolock":
             raise MountError(EINVAL, f"{name}: lock protocol {proto!r} is not supported yet; for one node mount it "
                              "with -o lockproto=lock_nolock")
@@ -272,9 +276,12 @@ cdef class Gfs2(FileSystemHandle):
         self._check(inode_get(sd, sd.master_addr, &sd.master), "master directory")
         self._check(_find_in(&cx, sd.master, b"jindex", &sd.jindex), "jindex")
         n = 0
+        sizes = []
         while n < JOURNALS_MAX:
             snprintf(name, 32, b"journal%u", <uint32_t>n)
             err = _find_in(&cx, sd.jindex, name, &ip)
+            if err == 0:
+                sizes.append(ip.size)
             _put_inode(&ip)
             if err == -ENOENT:
                 break
@@ -283,6 +290,7 @@ cdef class Gfs2(FileSystemHandle):
         if n == 0:
             raise CorruptionError(EIO, "jindex holds no journals")
         self.journals = n
+        self.journal_sizes = sizes
 
     cdef _choose_journal(self, int jid):
         if not 0 <= jid < self.journals:
@@ -466,6 +474,7 @@ cdef class Gfs2(FileSystemHandle):
             log_destroy(sd)
         icache_destroy(sd)
         cache_destroy(sd)
+        ob_detach(&sd.ob, sd.dev)
         if self.m.f.nd.sd != NULL:
             nodes_destroy(&self.m.f.nd)
         free(self.m)
@@ -528,25 +537,63 @@ cdef class Gfs2(FileSystemHandle):
         return self.m.sd.bsize
 
     def statistics(self):
-        """Counters: cache, log, inodes, space. Numbers only."""
+        """Counters and levels of cache, log, inodes, space. Numbers only; may be called while requests hang."""
         cdef sbd* sd
         cdef uint32_t i
-        if self.m == NULL:
+        if self.m == NULL or self.m.sd.bc == NULL or self.m.sd.log == NULL or self.m.sd.ic == NULL:
             return {}
         sd = &self.m.sd
-        hits = misses = evictions = buffers = 0
+        hits = misses = evictions = buffers = reservations = reserved = pinned = 0
         for i in range(sd.bc.n_shards):
             hits += sd.bc.shards[i].hits
             misses += sd.bc.shards[i].misses
             evictions += sd.bc.shards[i].evictions
             buffers += sd.bc.shards[i].count
+        for i in range(sd.n_rgrps):
+            reservations += sd.rgrps[i].n_rs
+            reserved += sd.rgrps[i].reserved
+        pthread_mutex_lock(&sd.log.lock)
+        if sd.log.running != NULL:
+            pinned = sd.log.running.nbufs + sd.log.running.ndbufs
+        pthread_mutex_unlock(&sd.log.lock)
         return {
             "cache_hits": hits, "cache_misses": misses, "cache_evictions": evictions, "cache_buffers": buffers,
             "cache_limit_buffers": sd.bc.n_shards * sd.bc.limit_per_shard, "cache_allocated": sd.bc.n_allocated,
             "inodes": sd.ic.count, "inodes_limit": sd.ic.limit,
             "nodes": nodes_count(&self.m.f.nd), "dirty_data_blocks": sd.n_ddirty,
+            "pinned_buffers": pinned, "ail_buffers": sd.log.n_ail, "transactions": sd.log.n_trans,
             "log_blocks": sd.log.nblocks, "log_free": sd.log.free, "log_commits": sd.log.n_commits,
             "log_blocks_written": sd.log.n_blocks_logged, "log_revokes": sd.log.n_revokes,
-            "log_waits": sd.log.n_flush_waits, "ail_buffers": sd.log.n_ail, "ail_writes": sd.log.n_ail_writes,
-            "device_reads": sd.dev.n_reads, "device_writes": sd.dev.n_writes, "device_flushes": sd.dev.n_flushes,
+            "log_waits": sd.log.n_flush_waits, "log_flushes": sd.log.n_flushes, "ail_writes": sd.log.n_ail_writes,
+            "reservations": reservations, "reserved_blocks": reserved, "rgrp_scans": sd.ob.n_rgrp_scans,
+            "device_reads": sd.dev.n_reads, "device_read_bytes": sd.dev.bytes_read,
+            "device_writes": sd.dev.n_writes, "device_written_bytes": sd.dev.bytes_written,
+            "device_flushes": sd.dev.n_flushes, "withdrawn": int(sd.withdrawn),
+        }
+
+    def latencies(self):
+        """Histograms: the device's operations, commits, and each kind of wait."""
+        return ob_latencies(&self.m.sd.ob) if self.m != NULL else {}
+
+    def background(self):
+        """What the log daemon, the statfs and quota daemon and the deletion thread wait for; idle ones are left out."""
+        return ob_background(&self.m.sd.ob) if self.m != NULL else []
+
+    def describe(self):
+        """Superblock, mount, journals and space, as gfs2_tool df shows them."""
+        cdef sbd* sd
+        if self.m == NULL:
+            return {}
+        sd = &self.m.sd
+        proto, table = self.mounted_as
+        return {
+            "sb_lockproto": (<bytes>sd.lockproto).decode(errors="replace"),
+            "sb_locktable": (<bytes>sd.locktable).decode(errors="replace"),
+            "ondisk_format": sd.fs_format, "multihost_format": <int>GFS2_FORMAT_MULTI, "block_size": sd.bsize,
+            "journals": [{"name": f"journal{i}", "size_bytes": size} for i, size in enumerate(self.journal_sizes)],
+            "resource_groups": sd.n_rgrps, "lockproto": proto, "locktable": table, "jid": self.jid,
+            "hostdata": f"jid={self.jid}:id=0:first=1", "lock_module_flags": 0,
+            "local_flocks": True, "local_caching": True,        # one node: all locks are its own
+            "blocks_total": sd.st_total + sd.sl_total, "blocks_free": sd.st_free + sd.sl_free,
+            "dinodes": sd.st_dinodes + sd.sl_dinodes, "withdrawn": self.withdrawn,
         }

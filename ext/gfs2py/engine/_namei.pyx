@@ -11,10 +11,12 @@ from gfs2py.engine._incore cimport (I_UNLINKED, LM_ST_EXCLUSIVE, LM_ST_SHARED, i
 from gfs2py.engine._inode cimport (inode_dirty, inode_get, inode_lock, inode_put, inode_touch, inode_unlock,
                                    inodes_lock, inodes_unlock)
 from gfs2py.engine._log cimport trans_begin, trans_end
+from gfs2py.engine._observe cimport ob_mutex
 from gfs2py.engine._rgrp cimport (inplace_release, inplace_reserve, rgrp_find, rgrp_lock, rgrp_trans_blocks,
                                   rgrp_unlink_di, rgrp_unlock)
 from gfs2py.engine._sbd cimport sd_assert_failed, sd_corrupt
-from gfs2py.engine._sync cimport pthread_mutex_lock, pthread_mutex_unlock
+from gfs2py.engine._sync cimport pthread_mutex_unlock
+from gfs2py.fuse._stat cimport WAIT_RENAME
 from gfs2py.ondisk._ondisk cimport GFS2_DIF_APPENDONLY, GFS2_DIF_IMMUTABLE, GFS2_FNAMESIZE
 
 cdef extern from "<errno.h>" nogil:
@@ -473,7 +475,7 @@ cdef int fs_rename(opctx* cx, inode* odip, const char* oname, uint32_t onamelen,
     m.nnamelen = nnamelen
     m.flags = flags
     if odip != ndip:
-        pthread_mutex_lock(&cx.sd.rename_lock)
+        ob_mutex(&cx.sd.ob, &cx.sd.rename_lock, WAIT_RENAME, 0)
     for tries in range(TRIES):
         err = _try_move(cx, &m, gone)
         inode_put(m.ip)

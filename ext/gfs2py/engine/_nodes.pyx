@@ -13,6 +13,7 @@ from gfs2py.engine._sync cimport (CLOCK_REALTIME, clock_gettime, pthread_cond_br
                                   pthread_cond_init, pthread_cond_timedwait, pthread_cond_wait,
                                   pthread_create, pthread_join, pthread_mutex_destroy, pthread_mutex_init,
                                   pthread_mutex_lock, pthread_mutex_unlock, timespec)
+from gfs2py.fuse._stat cimport wait_adopt
 
 cdef extern from "<errno.h>" nogil:
     int ENOMEM
@@ -264,6 +265,7 @@ cdef void* _worker(void* arg) noexcept nogil:
     cdef nodes* nd = <nodes*>arg
     cdef uint64_t batch[BATCH]
     cdef uint32_t n
+    wait_adopt(&nd.sd.ob.deleter)
     pthread_mutex_lock(&nd.lock)
     while True:
         while nd.n_queue == 0 and not nd.stop:

@@ -11,6 +11,7 @@ from gfs2py.engine._statfs cimport statfs_sync
 from gfs2py.engine._sync cimport (CLOCK_REALTIME, clock_gettime, pthread_cond_broadcast, pthread_cond_init,
                                   pthread_cond_timedwait, pthread_create, pthread_join, pthread_mutex_init,
                                   pthread_mutex_lock, pthread_mutex_unlock, timespec)
+from gfs2py.fuse._stat cimport wait_adopt
 
 cdef extern from "<errno.h>" nogil:
     int ENOMEM
@@ -69,6 +70,7 @@ cdef void* _run(void* arg) noexcept nogil:
     cdef quotad* q = <quotad*>arg
     cdef timespec until
     cdef uint32_t seconds = 0
+    wait_adopt(&q.fs.sd.ob.quotad)
     if q.scan_unlinked:
         _scan(q)
     clock_gettime(CLOCK_REALTIME, &until)

@@ -18,7 +18,8 @@ from gfs2py.engine._log cimport log_flush
 from gfs2py.engine._rgrp_core cimport (rg_header_out, rg_next, rg_next_word, rg_run_end, rg_set, rgrp_find,
                                        rgrp_lock, rgrp_trylock, rgrp_unlock)
 from gfs2py.engine._sbd cimport sd_assert_failed
-from gfs2py.engine._sync cimport (dl_del, dl_empty, dl_init, dlink, pthread_mutex_lock, pthread_mutex_unlock)
+from gfs2py.engine._sync cimport (dl_del, dl_empty, dl_init, dlink, gl_atomic_add64, pthread_mutex_lock,
+                                  pthread_mutex_unlock)
 from gfs2py.ondisk._ondisk cimport (GFS2_BLKST_DINODE, GFS2_BLKST_FREE, GFS2_BLKST_USED, GFS2_DIF_SYSTEM,
                                     GFS2_DIF_TOPDIR, GFS2_LFC_INPLACE_RESERVE, GFS2_RGF_NOALLOC)
 
@@ -171,6 +172,7 @@ cdef uint32_t _search(rgrpd* rgd, inode* ip, uint32_t goal, uint32_t want, uint3
     blocks cannot but fill one. Only when there is none are holes looked at one by one.
     """
     cdef uint32_t n, budget = WORD_RUNS
+    gl_atomic_add64(<int64_t*>&rgd.sd.ob.n_rgrp_scans, 1)
     if rgd.extfail and want >= rgd.extfail:
         want = max(rgd.extfail - 1, <uint32_t>1)
     if want >= 32 and (rgd.extfail == 0 or rgd.extfail > WORDLESS + 1):

@@ -12,10 +12,12 @@ from gfs2py.engine._cache cimport buf_put, buf_readahead, meta_read
 from gfs2py.engine._file cimport internal_read
 from gfs2py.engine._incore cimport LM_ST_EXCLUSIVE, LM_TYPE_RGRP, buf, inode, opctx, rgrpd, sbd
 from gfs2py.engine._log cimport trans_add_meta
+from gfs2py.engine._observe cimport ob_wrlock
 from gfs2py.engine._sbd cimport sd_assert_failed, sd_corrupt
 from gfs2py.engine._sync cimport (dl_add_tail, dl_del, dl_empty, dl_init, pthread_mutex_destroy, pthread_mutex_init,
                                   pthread_mutex_lock, pthread_mutex_unlock, pthread_rwlock_destroy,
-                                  pthread_rwlock_trywrlock, pthread_rwlock_unlock, pthread_rwlock_wrlock, rwlock_init)
+                                  pthread_rwlock_trywrlock, pthread_rwlock_unlock, rwlock_init)
+from gfs2py.fuse._stat cimport WAIT_RGRP
 from gfs2py.ondisk._checksum cimport rgrp_set_crc
 from gfs2py.ondisk._ondisk cimport (GFS2_BLKST_DINODE, GFS2_BLKST_FREE, GFS2_BLKST_UNLINKED, GFS2_MAGIC,
                                     GFS2_METATYPE_RB, GFS2_METATYPE_RG, be32toh, be64toh, gfs2_rgrp, gfs2_rgrp_lvb,
@@ -411,7 +413,7 @@ cdef int _lock(opctx* cx, rgrpd* rgd, bint block) noexcept nogil:
         if pthread_rwlock_trywrlock(&rgd.gl.rw):
             return -EDEADLK if block else -EBUSY
     else:
-        pthread_rwlock_wrlock(&rgd.gl.rw)
+        ob_wrlock(&cx.sd.ob, &rgd.gl.rw, WAIT_RGRP, rgd.addr)
     err = _load(cx.sd, rgd)
     if err:
         pthread_rwlock_unlock(&rgd.gl.rw)

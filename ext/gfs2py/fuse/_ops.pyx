@@ -11,6 +11,18 @@ cdef class FileSystemHandle:
         """Counters of the file system as a dict of numbers; empty when it keeps none."""
         return {}
 
+    def latencies(self):
+        """Histograms by name (see _stat.pxd); empty when none are kept."""
+        return {}
+
+    def describe(self):
+        """What this is: superblock, journals, space; empty when there is nothing to say."""
+        return {}
+
+    def background(self):
+        """What threads of the file system's own wait for right now: name, kind, what, ns of each that waits."""
+        return []
+
     @property
     def kernel_may_write_back(self):
         """Whether the kernel's page cache may hold written data back (writeback cache): nobody else changes the

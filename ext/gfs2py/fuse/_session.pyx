@@ -17,13 +17,15 @@ from gfs2py.fuse._notify cimport (notify_start, notify_stop, session_notify_dele
                                   session_notify_store)
 from gfs2py.fuse._ops cimport FileSystemHandle
 from gfs2py.fuse._proto cimport *
-from gfs2py.fuse._state cimport (HIST_BUCKETS, MAX_THREADS, S_ENDED, S_NEW, S_RUNNING, op_stat, session, worker)
+from gfs2py.fuse._stat cimport HIST_BUCKETS, hist, hist_dict, wait_dict
+from gfs2py.fuse._state cimport MAX_THREADS, S_ENDED, S_NEW, S_RUNNING, op_stat, parked, session, worker
 from gfs2py.fuse._sys cimport *
 from gfs2py.fuse._worker cimport (session_unpark, session_unpark_all, wake_request, workers_forget, workers_free,
                                   workers_start, workers_stop)
 
 cdef enum:
     INIT_BUF = 65536
+    IN_FLIGHT_MAX = 1000        # requests listed at once
     PAGE = 4096
 
 # What we ask for whenever the kernel offers it; options add WRITEBACK_CACHE and POSIX_ACL.
@@ -130,6 +132,20 @@ cdef session* new_session(int fd) noexcept nogil:
     pthread_cond_init(&se.nq_cond, NULL)
     pthread_cond_init(&se.nq_idle, NULL)
     return se
+
+
+cdef str _op_text(uint32_t op):
+    cdef const char* name = op_name(op)
+    return name.decode() if name != NULL else f"OP_{op}"
+
+
+cdef int _add_parked(list out, parked* p, uint64_t now, uint64_t min_age_ns, str state) except -1:
+    """A request put away, if it is old enough; the session's mutex is held."""
+    cdef fuse_in_header* h = <fuse_in_header*>p.msg
+    if now >= p.since_ns + min_age_ns:
+        out.append({"unique": p.unique, "opcode": _op_text(h.opcode), "node": h.nodeid, "pid": h.pid,
+                    "age_ns": now - p.since_ns, "state": state, "waits_for": None})
+    return 0
 
 
 cdef class Session:
@@ -298,30 +314,70 @@ cdef class Session:
 
     cdef dict opcode_statistics(self):
         cdef int i, op, b
-        cdef op_stat total
+        cdef hist total
+        cdef uint64_t errors, amount
         cdef op_stat* s
-        cdef const char* name
         out = {}
         for op in range(OP_LIMIT):
             memset(&total, 0, sizeof(total))
+            errors = 0
+            amount = 0
             for i in range(MAX_THREADS):
                 if self.se.workers[i] == NULL:
                     continue
                 s = &self.se.workers[i].stats[op]
-                total.count += s.count
-                total.errors += s.errors
-                total.ns += s.ns
+                if s.took.count == 0:
+                    continue
+                total.count += s.took.count
+                total.ns += s.took.ns
+                total.max_ns = max(total.max_ns, s.took.max_ns)
+                errors += s.errors
+                amount += s.bytes
                 for b in range(HIST_BUCKETS):
-                    total.hist[b] += s.hist[b]
+                    total.buckets[b] += s.took.buckets[b]
             if total.count:
-                name = op_name(<uint32_t>op)
-                out[name.decode() if name != NULL else f"OP_{op}"] = {
-                    "count": total.count, "errors": total.errors, "ns": total.ns,
-                    "histogram": [total.hist[b] for b in range(HIST_BUCKETS)]}
+                out[_op_text(<uint32_t>op)] = hist_dict(&total) | {"errors": errors, "bytes": amount}
+        return out
+
+    def in_flight(self, uint64_t min_age_ns=0):
+        """Requests in a worker's hands, waiting for one, or parked, for that long at least; oldest first.
+
+        Each: unique, opcode, node, pid, age_ns, state (running, queued, parked), waits_for (kind, what, ns) or None.
+        """
+        cdef session* se = self.se
+        cdef uint64_t now = now_ns()
+        cdef worker* w
+        cdef parked* p
+        cdef int i
+        cdef uint64_t unique, since
+        out = []
+        for i in range(MAX_THREADS):
+            w = se.workers[i]
+            if w == NULL:
+                continue
+            unique = fz_load64(&w.current)
+            since = w.started_ns
+            if unique == 0 or now < since + min_age_ns:
+                continue
+            one = {"unique": unique, "opcode": _op_text(w.opcode), "node": w.nodeid, "pid": w.pid,
+                   "age_ns": max(0, <int64_t>(now - since)), "state": "running", "waits_for": wait_dict(&w.wait)}
+            if fz_load64(&w.current) == unique:
+                out.append(one)
+        pthread_mutex_lock(&se.mutex)
+        p = se.parked_list
+        while p != NULL and len(out) < IN_FLIGHT_MAX:
+            _add_parked(out, p, now, min_age_ns, "parked")
+            p = p.next
+        p = se.run_head
+        while p != NULL and len(out) < IN_FLIGHT_MAX:
+            _add_parked(out, p, now, min_age_ns, "queued")
+            p = p.next
+        pthread_mutex_unlock(&se.mutex)
+        out.sort(key=lambda one: -one["age_ns"])
         return out
 
     def statistics(self):
-        """Counters of the session; per opcode: count, errors, ns in all, histogram by log2 of ns."""
+        """Counters of the session; per opcode a histogram (see hist_dict), errors and bytes."""
         cdef uint64_t locks = 0
         cdef uint64_t waiters = 0
         cdef uint64_t inodes = 0

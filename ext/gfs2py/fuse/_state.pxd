@@ -9,11 +9,11 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from gfs2py.fuse._locks cimport locktab
 from gfs2py.fuse._ops cimport fs_ops, fs_req
 from gfs2py.fuse._proto cimport OP_LIMIT, fuse_in_header
+from gfs2py.fuse._stat cimport fs_wait, hist
 from gfs2py.fuse._sys cimport pthread_cond_t, pthread_mutex_t, pthread_t
 
 cdef enum:
     MAX_THREADS = 64            # workers and runners of a session
-    HIST_BUCKETS = 40           # log2 of nanoseconds: the last is 9 minutes and more
     NOTIFY_QUEUE = 4096         # notifications waiting to be written
     MAX_NOTIFIERS = 4
     OUT_HEADROOM = 4096         # bytes before a reply's payload, the header at their end
@@ -26,8 +26,8 @@ cdef enum:                      # session.state
     S_ENDED = 2                 # the connection is gone, all workers have left
 
 cdef struct op_stat:
-    uint64_t count, errors, ns
-    uint64_t hist[HIST_BUCKETS]
+    hist took                   # from taking the request to its answer; a parked one from when it came
+    uint64_t errors, bytes      # bytes: of READ given, of WRITE taken
 
 cdef struct parked:             # a request put away: a copy of its message, exactly as long
     parked* next
@@ -71,6 +71,9 @@ cdef struct worker:
     uint64_t current            # unique of the request in hand, 0 when none
     uint64_t served             # requests taken so far
     uint64_t started_ns         # when it was taken
+    uint64_t nodeid             # whom it is about, who asks for what: for those who look at `current`
+    uint32_t opcode, pid
+    fs_wait wait                # what it waits for
     uint64_t intr               # unique of an INTERRUPT seen while that request was in hand
     uint64_t early              # unparked before it was put away
     uint64_t reply_errors

@@ -22,10 +22,11 @@ from gfs2py.fuse._dispatch cimport dispatch
 from gfs2py.fuse._idle cimport idle_poll_release, idle_poll_tick
 from gfs2py.fuse._ops cimport OP_PARK
 from gfs2py.fuse._proto cimport (FUSE_BATCH_FORGET, FUSE_COPY_FILE_RANGE, FUSE_DESTROY, FUSE_DEV_IOC_CLONE, FUSE_FORGET,
-                                 FUSE_FSYNC, FUSE_FSYNCDIR, FUSE_INTERRUPT, FUSE_NOTIFY_REPLY, FUSE_SYNCFS, OP_LIMIT,
-                                 WRITE_HEADERS, fuse_in_header, fuse_interrupt_in)
+                                 FUSE_FSYNC, FUSE_FSYNCDIR, FUSE_INTERRUPT, FUSE_NOTIFY_REPLY, FUSE_READ, FUSE_SYNCFS,
+                                 FUSE_WRITE, OP_LIMIT, WRITE_HEADERS, fuse_in_header, fuse_interrupt_in, fuse_write_in)
 from gfs2py.fuse._reply cimport send_error, send_reply
-from gfs2py.fuse._state cimport (HIST_BUCKETS, MAX_THREADS, OUT_HEADROOM, REQ_LATER, REQ_NOREPLY, S_ENDED, op_stat,
+from gfs2py.fuse._stat cimport hist_bump, wait_adopt
+from gfs2py.fuse._state cimport (MAX_THREADS, OUT_HEADROOM, REQ_LATER, REQ_NOREPLY, S_ENDED, op_stat,
                                  parked, request, session, worker)
 from gfs2py.fuse._sys cimport *
 
@@ -91,14 +92,16 @@ cdef void free_worker(worker* w) noexcept nogil:
     free(w)
 
 
-cdef void count(worker* w, uint32_t op, uint64_t ns, bint failed) noexcept nogil:
-    cdef op_stat* s = &w.stats[op if op < OP_LIMIT else 0]
-    cdef int b = fz_log2(ns)
-    fz_bump(&s.count, 1)
-    fz_bump(&s.ns, ns)
-    if failed:
+cdef void count(request* r, int err) noexcept nogil:
+    cdef uint32_t op = r.h.opcode
+    cdef op_stat* s = &r.w.stats[op if op < OP_LIMIT else 0]
+    hist_bump(&s.took, now_ns() - (r.w.started_ns if r.node == NULL else r.node.since_ns))
+    if err < 0:
         fz_bump(&s.errors, 1)
-    fz_bump(&s.hist[b if b < HIST_BUCKETS else HIST_BUCKETS - 1], 1)
+    elif op == FUSE_READ:
+        fz_bump(&s.bytes, r.out_len)
+    elif op == FUSE_WRITE and r.arg_len > sizeof(fuse_write_in):
+        fz_bump(&s.bytes, r.arg_len - sizeof(fuse_write_in))
 
 
 # ---- parking -------------------------------------------------------------------------------------------------
@@ -322,10 +325,6 @@ cdef void signal_python(session* se) noexcept nogil:
     write(se.event_fd, &one, 8)
 
 
-cdef inline uint64_t elapsed(request* r) noexcept nogil:
-    return now_ns() - (r.w.started_ns if r.node == NULL else r.node.since_ns)
-
-
 cdef void run(request* r) noexcept nogil:
     """One run of a request whose header was checked: session opcodes here, the rest by dispatch."""
     cdef uint32_t op = r.h.opcode
@@ -349,7 +348,7 @@ cdef void run(request* r) noexcept nogil:
         else:
             err = -EINTR                # an operation that parks although told not to
     if err == REQ_NOREPLY or op == FUSE_FORGET or op == FUSE_BATCH_FORGET or op == FUSE_NOTIFY_REPLY:
-        count(r.w, op, elapsed(r), False)
+        count(r, 0)
         return
     if err < -4095 or err > 0:
         err = -EIO
@@ -359,7 +358,7 @@ cdef void run(request* r) noexcept nogil:
         fz_order64(&r.w.current, r.h.unique)
         if err == 0 and r.entry_nodeid != 0 and r.se.ops.forget != NULL and not fz_load(&r.se.destroyed):
             r.se.ops.forget(r.se.fs, r.entry_nodeid, 1)
-    count(r.w, op, elapsed(r), err < 0)
+    count(r, err)
 
 
 cdef void serve(worker* w, uint8_t* msg, uint32_t length, int fd, parked* node) noexcept nogil:
@@ -393,6 +392,9 @@ cdef void serve(worker* w, uint8_t* msg, uint32_t length, int fd, parked* node) 
     r.rq.kill_suidgid = False
     r.rq.sup_gid = 0
     w.started_ns = now_ns()
+    w.nodeid = r.h.nodeid
+    w.opcode = r.h.opcode
+    w.pid = r.h.pid
     fz_bump(&w.served, 1)
     fz_order64(&w.current, r.h.unique)
     if fz_load(&w.se.sentinel_asleep):
@@ -450,6 +452,7 @@ cdef void* worker_main(void* arg) noexcept nogil:
     cdef ssize_t n
     pthread_setname_np(pthread_self(), "gfs2d-worker")
     fz_set_self(w)
+    wait_adopt(&w.wait)
     while not fz_load(&se.stopping):
         if fz_load(&se.n_active) > fz_load(&se.target):
             stand_by(se)
@@ -603,6 +606,7 @@ cdef void* runner_main(void* arg) noexcept nogil:
     cdef worker* w = <worker*>arg
     cdef session* se = w.se
     pthread_setname_np(pthread_self(), "gfs2d-runner")
+    wait_adopt(&w.wait)
     while True:
         pthread_mutex_lock(&se.mutex)
         while se.run_head == NULL and not se.stopping:
