@@ -20,6 +20,7 @@ from dataclasses import replace
 
 from gfs2py.block._device import BlockDevice
 from gfs2py.fsck._check import Checker
+from gfs2py.fsck.crew import threads_for, walk_together
 from gfs2py.fsck.kinds import KINDS
 from gfs2py.fsck.report import Finding, Report, make_finding
 from gfs2py.fsck.system import check_journals, check_system
@@ -49,11 +50,14 @@ class _Run:
             if self.on_finding is not None:
                 self.on_finding(found)
 
+    def tell(self, name: str, done: int, of: int) -> None:
+        if self.progress is not None:
+            self.progress(name, done, of)
+
     @contextmanager
     def timed(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
-        if self.progress is not None:
-            self.progress(name, 0, 0)
+        self.tell(name, 0, 0)
         try:
             yield
         finally:
@@ -74,20 +78,19 @@ class _Run:
         n = self.ck.n_rgrps
         for first in range(0, n, RGRPS_PER_STEP):
             step(first, RGRPS_PER_STEP)
-            if self.progress is not None:
-                self.progress(name, min(first + RGRPS_PER_STEP, n), n)
+            self.tell(name, min(first + RGRPS_PER_STEP, n), n)
 
-    def walk(self, suffix: str = "") -> None:
+    def walk(self, threads: int) -> None:
         """Pass 1 and pass 2."""
         ck = self.ck
-        with self.timed("pass1" + suffix):
-            self.rgrps("pass1" + suffix, ck.walk1)
-        with self.timed("pass2" + suffix):
+        with self.timed("pass1"):
+            if threads < 2 or not walk_together(ck, threads, lambda done, n: self.tell("pass1", done, n)):
+                self.rgrps("pass1", ck.walk1)
+        with self.timed("pass2"):
             n, done = ck.list_dirs(), 0
             while ck.walk2(WAVES_PER_STEP):
                 done += WAVES_PER_STEP * 512
-                if self.progress is not None:
-                    self.progress("pass2" + suffix, min(done, n), n)
+                self.tell("pass2", min(done, n), n)
 
     def find_owners(self) -> None:
         """The second walk, over a fresh map: who claims the blocks that have more than one owner."""
@@ -114,7 +117,7 @@ def check_quick(device: BlockDevice) -> Report:
 
 
 def check(device: BlockDevice, *, progress: Progress | None = None, on_finding: OnFinding | None = None,
-          full_journals: bool = False, quota: bool = False) -> Report:  # fmt: skip
+          full_journals: bool = False, quota: bool = False, threads: int | None = None) -> Report:  # fmt: skip
     """Check the file system on a device and report what was found; nothing is written.
 
     `progress(pass, done, total)` is called at the start of every pass (0, 0) and now and then within it;
@@ -122,6 +125,7 @@ def check(device: BlockDevice, *, progress: Progress | None = None, on_finding: 
     `full_journals` reads every block of every journal instead of searching for the head.
     `quota` compares the quota file with what users and groups really have; mounts without quotas do not keep
     it, so differences are only noted.
+    `threads` share pass 1; by default as many as the machine and the number of inodes suggest. The report is the same.
     Raises OSError/ValueError for a closed device, MemoryError; damage never raises.
     """
     run = _Run(device, progress, on_finding)
@@ -132,7 +136,7 @@ def check(device: BlockDevice, *, progress: Progress | None = None, on_finding: 
         with run.timed("bitmaps"):
             run.rgrps("bitmaps", ck.load)
             ck.prepare()
-        run.walk()
+        run.walk(threads or threads_for(ck.n_inodes))
         with run.timed("pass3"):
             ck.connect()
         with run.timed("pass4"):

@@ -35,6 +35,8 @@ def test_found(damage: Damage, kernel_4096: Snapshot) -> None:
     assert report.checked != damage.fatal
     if info.severity == "error":
         assert not report.clean
+    together = check(dev, full_journals=True, threads=3)
+    assert (together.findings, together.totals) == (report.findings, report.totals)
 
 
 @pytest.mark.interop

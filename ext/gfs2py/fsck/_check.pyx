@@ -5,6 +5,7 @@ from libc.stdlib cimport free, malloc, qsort
 from libc.string cimport memcpy, memset
 
 from gfs2py.block._device cimport BlockDevice
+from gfs2py.fsck._crew cimport before, crew_begin, crew_member, crew_merge, crew_undo
 from gfs2py.fsck._dir cimport (
     dir_entry, dirs, dirs_free, dirs_init, find_ref, name_ref, pass2, pass3, pass4, want_names)
 from gfs2py.fsck._dirent cimport dir_number
@@ -15,6 +16,9 @@ from gfs2py.fsck._rgrp cimport drop_bitmaps, find_leaks, load_bitmaps, load_rind
 from gfs2py.fsck._state cimport *
 from gfs2py.fsck._walk cimport cursor, pass1, walker, walker_free, walker_init
 from gfs2py.ondisk._ondisk cimport *
+
+cdef enum:
+    MAX_WORKERS = 16
 
 MAX_READ = 64 * 1024 * 1024
 MAX_QUOTA_CHANGES = 65536       # records of one node: one file of 1 MiB holds no more
@@ -60,6 +64,33 @@ cdef list _names_in(const char* buf, uint32_t off, uint32_t bsize):
     return out
 
 
+cdef class Worker:
+    """One more thread's part in a shared pass 1; made by Checker.share()."""
+    cdef fsck fs
+    cdef walker w
+
+    def __cinit__(self):
+        memset(&self.fs, 0, sizeof(fsck))
+        memset(&self.w, 0, sizeof(walker))
+
+    def __dealloc__(self):
+        walker_free(&self.w)
+        self.fs.rg = NULL       # the checker's own
+        self.fs.ch = NULL
+        self.fs.it = NULL
+        fsck_free(&self.fs)
+
+    def walk1(self, uint64_t first, uint64_t n):
+        """Checker.walk1() of other groups, at the same time. Groups must come in rising order."""
+        cdef int rc = -ENOMEM
+        if self.fs.dev == NULL or not self.fs.shared:
+            raise RuntimeError("a worker belongs to a shared pass")
+        with nogil:
+            rc = pass1(&self.fs, &self.w, first, n)
+        if rc:
+            raise MemoryError("not enough memory to check this file system")
+
+
 cdef class Checker:
     """One run over a device. Calls must come in the order of gfs2py.fsck.check; others raise RuntimeError.
 
@@ -70,6 +101,7 @@ cdef class Checker:
     cdef walker w
     cdef dirs ds
     cdef cursor c
+    cdef before was
     cdef int stage
 
     def __cinit__(self, BlockDevice device not None):
@@ -153,6 +185,42 @@ cdef class Checker:
         with nogil:
             rc = pass1(&self.fs, &self.w, first, n)
         self._done(rc)
+
+    def share(self, uint32_t n):
+        """From here to merge(), walk1() of this object and of `n` workers may run side by side."""
+        cdef Worker worker
+        self._need(2)
+        crew_begin(&self.fs, &self.was)
+        self.fs.shared = 1
+        workers = []
+        for _ in range(min(n, MAX_WORKERS)):
+            worker = Worker()
+            if crew_member(&worker.fs, &self.fs) or walker_init(&worker.w):
+                worker.fs.dev = NULL
+                break           # fewer do it too
+            workers.append(worker)
+        return workers
+
+    def merge(self, list workers not None):
+        """All have done their parts. False: everything was undone, and pass 1 is to be done without workers."""
+        cdef fsck* members[MAX_WORKERS]
+        cdef uint32_t n = 0
+        cdef Worker worker
+        cdef int rc
+        self._need(2)
+        for worker in workers[:MAX_WORKERS]:
+            members[n] = &worker.fs
+            worker.fs.shared = 0
+            n += 1
+        with nogil:
+            rc = crew_merge(&self.fs, &self.was, members, n)
+            if rc == 1:
+                self.w.c = NULL
+                rc = crew_undo(&self.fs, &self.was)
+                if rc == 0:
+                    rc = 1
+        self._done(rc)
+        return rc == 0
 
     def list_dirs(self):
         """After pass 1: which inodes are directories. Returns how many."""

@@ -4,19 +4,27 @@ The block map is the image's own bitmap, loaded block by block (an all-free bitm
 The walk *consumes* it: a referenced block goes from USED to FREE. What is still USED at the end has no owner;
 a reference that meets FREE is a second one, or one to a block the bitmap calls free: such blocks go into the
 conflict table, and a second walk over a fresh map names all their owners.
+Pass 1 may be shared by threads (_crew.pxd): each has a copy of this struct whose map, inode table and groups are
+everybody's, and whose rest is its own; then a bit of the map is cleared atomically.
 The inode table has eight bytes per inode: the n-th inode of the map (DINODE or UNLINKED) is the n-th entry.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from gfs2py.block._device cimport bio_seg, blkdev
 
+cdef extern from *:
+    """
+    #define fsck_clear(p, mask) __atomic_fetch_and((p), (unsigned char)~(mask), __ATOMIC_RELAXED)
+    """
+    uint8_t fsck_clear(uint8_t* p, uint8_t mask) noexcept nogil    # what was there before
+
 cdef enum:
     MAX_FINDINGS = 4096         # stored in all
     MAX_PER_KIND = 64           # stored of one kind; more are only counted
     MAX_CONFLICTS = 65536       # blocks whose owners are looked up
     MAX_OWNERS = 4              # owners named per conflict
-    RAW_BYTES = 4194304         # one wave's buffer
-    GAP_BLOCKS = 2              # blocks between two wanted ones that are read along
+    RAW_BYTES = 1048576         # one wave's buffer
+    GAP_BLOCKS = 1              # blocks between two wanted ones that are read along
     SEG_BYTES = 1048576         # one request of a wave
     NAME_BYTES = 96
     RANK_BYTES = 64
@@ -159,6 +167,7 @@ cdef struct finding:
     uint64_t wanted
     uint64_t found
     uint64_t aux
+    uint64_t unit               # which part of a shared pass found it
     char name[NAME_BYTES]
 
 cdef struct chunk:              # one bitmap block
@@ -230,6 +239,8 @@ cdef struct fsck:
     uint64_t conf_cap, n_conf
     int conf_full
     int hunting                 # second walk: only owners of conflicts are of interest
+    int shared                  # other threads claim blocks in the same map
+    uint64_t unit               # the part of a shared pass that is at work, from 1
     finding* fnd
     uint32_t n_fnd, fnd_cap
     uint64_t kind_total[K_COUNT]
@@ -242,6 +253,7 @@ cdef struct fsck:
     uint64_t bm_block
 
 cdef int fsck_init(fsck* fs, blkdev* dev) noexcept nogil
+cdef int waves_init(fsck* fs) noexcept nogil
 cdef void fsck_free(fsck* fs) noexcept nogil
 cdef int wave_init(wave* w, uint32_t max_blocks, uint64_t raw_bytes) noexcept nogil
 cdef void wave_free(wave* w) noexcept nogil
@@ -260,12 +272,20 @@ cdef int64_t inode_index(fsck* fs, uint64_t block) noexcept nogil
 cdef uint64_t inode_block(fsck* fs, uint64_t index) noexcept nogil
 cdef int set_formal(fsck* fs, uint64_t index, uint64_t formal) noexcept nogil
 cdef uint64_t get_formal(fsck* fs, uint64_t index) noexcept nogil
+cdef void usage_one(fsck* fs, uint64_t key, int64_t blocks) noexcept nogil
 cdef void usage_add(fsck* fs, uint32_t uid, uint32_t gid, int64_t blocks) noexcept nogil
 
 cdef inline int chunk_get(const chunk* c, uint32_t bit) noexcept nogil:
     if c.bits == NULL:
         return 0
     return (c.bits[bit >> 2] >> ((bit & 3) * 2)) & 3
+
+cdef inline int clear_used(fsck* fs, uint8_t* byte, uint8_t shift) noexcept nogil:
+    """USED becomes FREE. What the pair was just before: in a shared pass another thread may have been quicker."""
+    if fs.shared:
+        return (fsck_clear(byte, <uint8_t>(1 << shift)) >> shift) & 3
+    byte[0] &= <uint8_t>(~(1 << shift))
+    return 1
 
 cdef inline int claim(fsck* fs, uint64_t block, uint64_t owner, int how) noexcept nogil:
     """Take a block for `owner`. 0: the first to do so, go on into it; 1: do not; -1: no block of the fs."""
@@ -276,8 +296,8 @@ cdef inline int claim(fsck* fs, uint64_t block, uint64_t owner, int how) noexcep
         return -1
     state = chunk_get(c, bit)
     if state == 1:
-        c.bits[bit >> 2] &= <uint8_t>(~(3 << ((bit & 3) * 2)))
-        if not fs.hunting or fs.n_conf == 0:
+        state = clear_used(fs, &c.bits[bit >> 2], <uint8_t>((bit & 3) * 2))
+        if state == 1 and (not fs.hunting or fs.n_conf == 0):
             return 0
     return claim_slow(fs, block, state, owner, how)
 

@@ -49,13 +49,16 @@ cdef int fsck_init(fsck* fs, blkdev* dev) noexcept nogil:
     """An empty state on a device; the geometry comes with the superblock. 0 or -ENOMEM."""
     memset(fs, 0, sizeof(fsck))
     fs.dev = dev
-    if wave_init(&fs.w_di, 1024, RAW_BYTES) or wave_init(&fs.w_item, 1024, RAW_BYTES):
-        return -ENOMEM
-    if wave_init(&fs.w_misc, 512, RAW_BYTES // 2):
-        return -ENOMEM
     fs.bm_buf = <char*>dev_alloc(65536)
     fs.bm_block = <uint64_t>-1
-    return 0 if fs.bm_buf != NULL else -ENOMEM
+    return waves_init(fs) if fs.bm_buf != NULL else -ENOMEM
+
+
+cdef int waves_init(fsck* fs) noexcept nogil:
+    """The buffers that blocks are read into. 0 or -ENOMEM."""
+    if wave_init(&fs.w_di, 1024, RAW_BYTES) or wave_init(&fs.w_item, 1024, RAW_BYTES):
+        return -ENOMEM
+    return wave_init(&fs.w_misc, 512, RAW_BYTES // 2)
 
 
 cdef void fsck_free(fsck* fs) noexcept nogil:
@@ -227,6 +230,7 @@ cdef finding* report(fsck* fs, Kind kind, uint64_t block, uint64_t inode, uint64
     fs.kind_stored[<int>kind] += 1
     memset(f, 0, sizeof(finding))
     f.kind = <uint32_t>kind
+    f.unit = fs.unit
     f.block = block
     f.inode = inode
     f.wanted = wanted
@@ -470,7 +474,7 @@ cdef uint64_t get_formal(fsck* fs, uint64_t index) noexcept nogil:
 
 # ---- blocks per user and group ----
 
-cdef void _usage_one(fsck* fs, uint64_t key, int64_t blocks) noexcept nogil:
+cdef void usage_one(fsck* fs, uint64_t key, int64_t blocks) noexcept nogil:
     cdef usage_entry* grown
     cdef uint64_t i, j, cap
     if fs.n_usage * 2 >= fs.usage_cap:
@@ -501,5 +505,5 @@ cdef void usage_add(fsck* fs, uint32_t uid, uint32_t gid, int64_t blocks) noexce
     """Count an inode's blocks for its owner and group, unless there are too many of them to keep."""
     if fs.usage_off or fs.hunting:
         return
-    _usage_one(fs, <uint64_t>uid * 2 + 1, blocks)
-    _usage_one(fs, <uint64_t>gid * 2 + 2, blocks)
+    usage_one(fs, <uint64_t>uid * 2 + 1, blocks)
+    usage_one(fs, <uint64_t>gid * 2 + 2, blocks)

@@ -4,7 +4,7 @@ Work to do is a stack of items (a metadata block to read, whose inode it is); a 
 of one level. A block enters the stack only by a successful claim, so a walk ends, whatever the pointers say.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from gfs2py.fsck._state cimport chunk, claim, find_chunk, fsck
+from gfs2py.fsck._state cimport chunk, claim, clear_used, find_chunk, fsck
 from gfs2py.ondisk._ondisk cimport gfs2_dinode
 
 cdef enum:
@@ -64,8 +64,7 @@ cdef inline int take(fsck* fs, walker* w, uint64_t block, uint64_t owner, int ho
     if c != NULL and not fs.hunting and block >= c.first and block - c.first < c.n_blocks and c.bits != NULL:
         bit = <uint32_t>(block - c.first)
         sh = (bit & 3) * 2
-        if (c.bits[bit >> 2] >> sh) & 3 == 1:
-            c.bits[bit >> 2] ^= <uint8_t>(1 << sh)
+        if (c.bits[bit >> 2] >> sh) & 3 == 1 and clear_used(fs, &c.bits[bit >> 2], sh) == 1:
             return 0
     else:
         w.c = find_chunk(fs, block, &bit)

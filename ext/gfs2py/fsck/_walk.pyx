@@ -370,6 +370,7 @@ cdef int pass1(fsck* fs, walker* w, uint64_t first, uint64_t n) noexcept nogil:
     memset(&c, 0, sizeof(c))
     c.rg = first
     c.index = fs.rg[first].ino0
+    fs.unit = first + 1
     while True:
         found = next_inodes(fs, &c, end, blocks, &index, MAX_SLOTS)
         if found == 0:
