@@ -29,8 +29,7 @@ from gfs2py.options import (
     MS_SYNCHRONOUS,
 )
 
-MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
-CLONE_NEWNS = 0x20000
+CLONE_FS = 0x200
 # mount(2) flag -> MOUNT_ATTR_* of fsmount(2), and the superblock options that fsconfig(2) takes
 _ATTRIBUTES = {MS_RDONLY: 1, MS_NOSUID: 2, MS_NODEV: 4, MS_NOEXEC: 8, MS_NOATIME: 0x10, MS_STRICTATIME: 0x20,
                MS_NODIRATIME: 0x80}
@@ -132,18 +131,39 @@ def _in_thread(work: Callable[[], int]) -> int:
     return result[0]
 
 
+def _chroot_with_node(path: str, device: int) -> None:
+    """Make the root of this thread a nameless tmpfs in which `path` is a node of the block device.
+
+    It is attached nowhere, so nothing can propagate, and it goes with the thread; unlike a mount over `path` in a
+    namespace of its own it also works below a chroot, whose root cannot be made private.
+    """
+    config = _mount.fsopen(b"tmpfs")
+    try:
+        _mount.fsconfig_create(config)
+        root = _mount.fsmount(config, 0)
+    finally:
+        os.close(config)
+    try:
+        os.fchdir(root)
+    finally:
+        os.close(root)
+    os.chroot(".")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    os.mknod(path, stat.S_IFBLK | 0o600, device)
+
+
 def _image_superblock(image: str, options: dict[bytes, bytes | None], flags: int) -> int:
     """A fuseblk mount on a dummy loop device whose source reads as the image's path."""
     try:
-        loop_path, loop_fd = loop.dummy_loop(f"gfs2:{os.path.basename(image)}")
+        _, loop_fd = loop.dummy_loop(f"gfs2:{os.path.basename(image)}")
     except OSError as e:
         raise NoLoopDevice(e.errno, f"no loop device to be had: {e.strerror}") from e
+    path = os.path.abspath(image)
 
     def work() -> int:
-        _mount.unshare(CLONE_NEWNS)
-        _mount.mount(b"none", b"/", b"none", MS_REC | MS_PRIVATE, b"")
-        _mount.mount(os.fsencode(loop_path), os.fsencode(image), b"none", MS_BIND, b"")
-        return _configure(b"fuseblk", os.fsencode(image), options, flags)
+        _mount.unshare(CLONE_FS)
+        _chroot_with_node(path, os.fstat(loop_fd).st_rdev)
+        return _configure(b"fuseblk", os.fsencode(path), options, flags)
 
     try:
         return _in_thread(work)

@@ -339,6 +339,30 @@ def test_without_loop_devices_the_mount_is_plain(machine: Machine, monkeypatch: 
     assert "ended source=" in machine.log.read_text()
 
 
+def test_mount_below_a_chroot(machine: Machine, tmp_path: Path) -> None:
+    """The root of a chroot is no mount point, so nothing can be done to its mount; an installer works in one."""
+    root = tmp_path / "root"
+    root.mkdir()
+    script = """
+        set -e
+        mount --make-rprivate /
+        for d in /*; do
+            [ -d "$d" ] && [ ! -L "$d" ] || { [ -L "$d" ] && cp -a "$d" "$ROOT"; continue; }
+            mkdir -p "$ROOT$d"; mount --rbind "$d" "$ROOT$d"
+        done
+        chroot "$ROOT" "$BIN/mount.gfs2" "$IMAGE" "$DIR" -o "type=null,logfile=$LOG"
+        chroot "$ROOT" sh -c 'grep " $DIR " /proc/mounts && touch "$DIR/made" && ls "$DIR" && umount "$DIR"'
+    """
+    image = tmp_path / "image"
+    image.touch()
+    done = subprocess.run(["unshare", "-m", "bash", "-c", script], capture_output=True, text=True, check=False, env={
+        **os.environ, "ROOT": os.fspath(root), "BIN": os.fspath(machine.commands.bin_dir), "IMAGE": os.fspath(image),
+        "DIR": os.fspath(machine.path), "LOG": os.fspath(machine.log)})
+    assert done.returncode == 0, done.stderr
+    assert f"{image} {machine.path} fuseblk" in done.stdout
+    assert done.stdout.rstrip().endswith("made")
+
+
 @pytest.mark.parametrize(("option", "wanted"), [("idle_poll", True), ("noidle_poll", False)])
 def test_idle_poll_is_an_option(machine: Machine, option: str, wanted: bool) -> None:
     """2000 requests back to back: the daemon has the device open among them, unless told not to."""
