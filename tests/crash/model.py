@@ -12,6 +12,10 @@ from typing import NamedTuple
 
 ROOT = 0
 FILE, DIR, LINK, OTHER = "file", "dir", "link", "other"
+# FS_IOC_GETFLAGS, FS_IOC_SETFLAGS of linux/fs.h and its flags
+GETFLAGS, SETFLAGS = 0x80086601, 0x40086602
+SYNC, IMMUTABLE, APPEND, NOATIME, JOURNAL_DATA = 0x8, 0x10, 0x20, 0x80, 0x4000
+FLAGS_SEEN = SYNC | IMMUTABLE | APPEND | NOATIME | JOURNAL_DATA
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +28,14 @@ class Rec:
     content: bytes = b""        # of a file, or a symbolic link's target
     entries: tuple[tuple[bytes, int], ...] = ()     # of a directory: (name, serial), ascending
     xattrs: tuple[tuple[bytes, bytes], ...] = ()
-    jdata: bool = False
     nlink: int = 1
     uid: int = 0
+    gid: int = 0
+    flags: int = 0              # of FLAGS_SEEN, as FS_IOC_GETFLAGS has them
+
+    @property
+    def jdata(self) -> bool:
+        return bool(self.flags & JOURNAL_DATA)
 
 
 State = dict[int, Rec]
@@ -41,6 +50,8 @@ class Seen(NamedTuple):
     size: int
     nlink: int
     uid: int
+    gid: int
+    flags: int
     target: bytes
     xattrs: tuple[tuple[bytes, bytes], ...]
 
@@ -50,7 +61,7 @@ View = dict[bytes, Seen]        # by path
 
 def see(rec: Rec) -> Seen:
     return Seen(rec.kind, rec.ino, rec.mode, len(rec.content) if rec.kind in (FILE, LINK) else 0, rec.nlink,
-                rec.uid, rec.content if rec.kind == LINK else b"", rec.xattrs)
+                rec.uid, rec.gid, rec.flags, rec.content if rec.kind == LINK else b"", rec.xattrs)
 
 
 @dataclass(slots=True)

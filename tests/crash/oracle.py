@@ -17,9 +17,24 @@ What is demanded of the recovered file system S, for a cut in epoch e:
 from __future__ import annotations
 
 import ctypes
+import struct
+from collections import Counter
 from dataclasses import dataclass, field
 
-from crash.model import DIR, FILE, LINK, OTHER, History, Promise, Rec, Seen, View, paths_of
+from crash.model import (
+    DIR,
+    FILE,
+    FLAGS_SEEN,
+    GETFLAGS,
+    LINK,
+    OTHER,
+    History,
+    Promise,
+    Rec,
+    Seen,
+    View,
+    paths_of,
+)
 from gfs2py.block._device import BlockDevice
 from gfs2py.engine.volume import Volume
 from gfs2py.fsck.check import check
@@ -27,7 +42,7 @@ from gfs2py.fsck.check import check
 SECTOR = 512
 KIND_OF_DTYPE = {4: DIR, 8: FILE, 10: LINK}
 # A journal smaller than mkfs makes them is what these tests want.
-FINE = {"di_unlinked", "journal_size"}
+FINE = {"di_unlinked", "di_trunc", "journal_size"}
 DINODE = 232
 
 
@@ -49,14 +64,16 @@ class Recovered:
     view: View
     contents: dict[int, bytes]
     replayed: int
-    findings: list[str] = field(default_factory=list)
+    revoked: int = 0
+    notes: frozenset[str] = frozenset()     # what the checker found besides nothing
 
 
 def walk(volume: Volume) -> tuple[View, dict[int, bytes]]:
     """All names with their attributes, and all files' contents, of a mounted volume."""
     calls = volume.calls
     root = calls.getattr(1)
-    view: View = {b"/": Seen(DIR, root.ino, root.mode & 0o7777, 0, root.nlink, root.uid, b"", xattrs_of(volume, 1))}
+    view: View = {b"/": Seen(DIR, root.ino, root.mode & 0o7777, 0, root.nlink, root.uid, root.gid, flags_of(volume, 1),
+                             b"", xattrs_of(volume, 1))}
     contents: dict[int, bytes] = {}
     todo = [(b"", 1)]
     while todo:
@@ -80,7 +97,8 @@ def walk(volume: Volume) -> tuple[View, dict[int, bytes]]:
                 if child in view or entry.ino != attr.ino:
                     raise Lost(f"{child!r} twice in its directory, or its number is wrong")
                 view[child] = Seen(kind, attr.ino, attr.mode & 0o7777, attr.size if kind in (FILE, LINK) else 0,
-                                   attr.nlink, attr.uid, target, xattrs_of(volume, node))
+                                   attr.nlink, attr.uid, attr.gid, flags_of(volume, node) if kind != OTHER else 0,
+                                   target, xattrs_of(volume, node))
                 calls.forget(node)
     return view, contents
 
@@ -90,28 +108,34 @@ def xattrs_of(volume: Volume, node: int) -> tuple[tuple[bytes, bytes], ...]:
     return tuple(sorted((name, volume.calls.getxattr(node, name)) for name in names)) if names else ()
 
 
+def flags_of(volume: Volume, node: int) -> int:
+    flags: int = struct.unpack("<I", volume.calls.ioctl(node, GETFLAGS, b"", 4))[0]
+    return flags & FLAGS_SEEN
+
+
 def read_all(volume: Volume, node: int, size: int) -> bytes:
     if size <= 1 << 20:
         return volume.calls.read(node, 0, size) if size else b""
     return b"".join(volume.calls.read(node, off, min(1 << 20, size - off)) for off in range(0, size, 1 << 20))
 
 
-def recover(device: BlockDevice, *, flags: tuple[str, ...] = ("rdonly", "acl")) -> Recovered:
+def recover(device: BlockDevice, *, flags: tuple[str, ...] = ("rdonly", "acl"), quota: bool = False) -> Recovered:
     """Mount read-only (which replays), read everything, unmount, check."""
     volume = Volume(device, flags=flags, background=False, quiet=True, cache_bytes=1 << 20, inodes=256, commit_ms=0)
     try:
         view, contents = walk(volume)
         found = volume.fs.withdrawn
         replayed = sum(r["replayed"] for r in volume.fs.recovered)
+        revoked = sum(r["revoked"] for r in volume.fs.recovered)
     finally:
         volume.abandon()
     if found:
         raise Lost(f"reading the recovered volume withdrew it: {found}")
-    report = check(device)
+    report = check(device, quota=quota)
     bad = [f.text for f in report.findings if f.code not in FINE]
     if bad or not report.checked:
         raise Lost("the checker: " + "; ".join(bad[:5]))
-    return Recovered(view, contents, replayed)
+    return Recovered(view, contents, replayed, revoked, frozenset(f.code for f in report.findings))
 
 
 @dataclass(slots=True)
@@ -121,7 +145,10 @@ class Judge:
     history: History
     bsize: int
     writeback: bool = False
+    hurt: bool = False              # an I/O failed: bytes that no acknowledgement covers may be as old as the last one
     unknown: int | None = None      # serial of a file that a failed operation left half changed
+    told: dict[int, int] = field(default_factory=dict)      # serial: the state at which an error of its data was told
+    marks: Counter[str] = field(default_factory=Counter)
 
     def judge(self, epoch: int, got: Recovered) -> int:
         """The number of the state that was found; raises Lost with what was wrong with the best candidates."""
@@ -140,7 +167,7 @@ class Judge:
                 if wrong is None:
                     return i
                 wrong = "names are right, but " + wrong
-            why.append((int(not wrong.startswith("names")) * len(wrong), f"state {i}: {wrong}"))
+            why.append((int(wrong.split()[0]) if wrong[0].isdigit() else 0, f"state {i}: {wrong}"))
         why.sort()
         raise Lost(f"no state of {first}..{last} is what the disk holds:\n" + "\n".join(w for _, w in why[:6]))
 
@@ -160,6 +187,7 @@ class Judge:
             else:
                 low, high = 0, 1 << 40
             if all(self.half_done(want.get(p), got.view.get(p), before, low, high) for p in odd):
+                self.marks["seen half done"] += 1
                 return None
         p = min(odd)
         return f"{len(odd)} names differ, {p!r}: wanted {brief(want.get(p))}, found {brief(got.view.get(p))}"
@@ -213,8 +241,11 @@ class Judge:
         return max([i] + [p.state for (s, _), p in single.items() if s == serial])
 
     def journaled(self, serial: int, rec: Rec, last: int) -> bool:
-        """Content that commits carry: jdata, or a file that has never been longer than a dinode can hold."""
-        return rec.jdata or max(map(len, self.versions(serial, 0, last))) <= self.bsize - DINODE
+        """Content that commits carry: always jdata, or a file that has never been longer than a dinode can hold."""
+        recs = [state[serial] for state in self.history.states[:last + 1] if serial in state]
+        if rec.jdata and all(r.jdata or not r.content for r in recs):
+            return True
+        return max(len(r.content) for r in recs) <= self.bsize - DINODE
 
     def file_wrong(self, i: int, last: int, serial: int, single: dict[tuple[int, bool], Promise], data: bytes,
                    busy: bool) -> str | None:
@@ -223,10 +254,10 @@ class Judge:
         journaled = self.journaled(serial, rec, last)
         loose = self.writeback and not journaled
         safe = 0            # data=writeback: bytes that an acknowledgement covers
-        if loose:
-            low = max((p.state for p in self.history.promises if p.state <= low and p.serial in (None, serial)),
-                      default=0)
-            if serial in self.history.states[low]:
+        if loose or (self.hurt and not journaled):
+            low = 0 if serial in self.told else max((p.state for p in self.history.promises if p.state <= low and
+                                                     p.serial in (None, serial)), default=0)
+            if serial in self.history.states[low] and serial not in self.told:
                 safe = len(self.history.states[low][serial].content)
         if journaled:
             last = i + 1 if busy and rec.jdata else i

@@ -6,13 +6,16 @@ import functools
 import random
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from unittest import mock
 
+from crash.mixes import MIXES
 from crash.model import History
-from crash.oracle import Judge, Lost, recover
-from crash.workload import MIXES, Workload
+from crash.oracle import Judge, Lost, Recovered, recover
+from crash.shapes import Shape
+from crash.workload import Workload
 from gfs2py.block._device import BlockDevice
 from gfs2py.block._memory import MemoryDevice, Snapshot
 from gfs2py.block._recording import Cut, RecordingDevice, tear
@@ -21,25 +24,6 @@ from gfs2py.mkfs import options
 from gfs2py.mkfs.make import make_fs
 
 POISON = bytes(range(0xA0, 0xB0)) * (1 << 16)       # 1 MiB that no test ever writes
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
-    """One kind of file system and mount."""
-
-    bsize: int = 4096
-    mib: int = 24
-    jsize_mb: int = 2
-    flags: tuple[str, ...] = ("relatime", "acl")
-    mix: str = "general"
-    steps: int = 160
-    cache_bytes: int = 1 << 20
-    inodes: int = 32
-    daemon: bool = False        # with the log daemon runs do not repeat exactly
-
-    @property
-    def writeback(self) -> bool:
-        return "writeback" in self.flags
 
 
 @functools.cache
@@ -65,17 +49,17 @@ class Run:
     judge: Judge
     stats: dict[str, int]
     workload: Workload
-    counts: dict[str, int] = field(default_factory=dict)
+    marks: Counter[str] = field(default_factory=Counter)    # what the run and its cuts went through
 
 
-def mount(device: BlockDevice, shape: Shape) -> Volume:
-    return Volume(device, flags=shape.flags, background=False, quiet=True, cache_bytes=shape.cache_bytes,
-                  inodes=shape.inodes, commit_ms=3_600_000 if shape.daemon else 0)
+def mount(device: BlockDevice, shape: Shape, *, background: bool = False) -> Volume:
+    return Volume(device, flags=shape.flags, background=background, quiet=True, cache_bytes=shape.cache_bytes,
+                  inodes=shape.inodes, commit_ms=shape.commit_ms)
 
 
 def perform(shape: Shape, seed: int, *, wrap: Callable[[BlockDevice], BlockDevice] = lambda d: d,
-            start: MemoryDevice | None = None) -> Run:
-    """Format (or take `start`), mount, run the workload and pull the plug.
+            start: MemoryDevice | None = None, unmount: bool = False) -> Run:
+    """Format (or take `start`), mount, run the workload and pull the plug, or unmount first.
 
     `wrap` puts a device between the volume and the recording.
     """
@@ -88,12 +72,20 @@ def perform(shape: Shape, seed: int, *, wrap: Callable[[BlockDevice], BlockDevic
         workload.run(shape.steps)
         stats = volume.statistics()
         reason = volume.fs.withdrawn
+        if unmount and not reason:
+            workload.unmount()
     finally:
         volume.abandon()
     if reason:
         raise AssertionError(f"{shape}, seed {seed}: withdrawn: {reason}")
-    return Run(shape, seed, device, workload.history, Judge(workload.history, shape.bsize, shape.writeback), stats,
-               workload)
+    run = Run(shape, seed, device, workload.history, Judge(workload.history, shape.bsize, shape.writeback), stats,
+              workload)
+    run.judge.marks = run.marks
+    run.marks += workload.marks
+    for name, many in (("the log went round", stats["log_blocks_written"] // stats["log_blocks"]),
+                       ("waits for log space", stats["log_waits"]), ("revokes written", stats["log_revokes"])):
+        run.marks[name] += many
+    return run
 
 
 def draw(device: RecordingDevice, epoch: int, rng: random.Random, samples: int) -> Iterator[Cut]:
@@ -117,18 +109,28 @@ def draw(device: RecordingDevice, epoch: int, rng: random.Random, samples: int) 
             for i in [i for i in keep if pending[i].length > 512 and not pending[i].discard and rng.random() < 0.3]:
                 torn[i] = tear(pending[i], rng)
             keep = tuple(i for i in keep if i not in torn)
-        yield Cut(epoch, keep, torn, device.cut(epoch, keep, torn))
+        if len(keep) not in (0, n) or torn:         # those two have been
+            yield Cut(epoch, keep, torn, device.cut(epoch, keep, torn))
 
 
-def judge_cut(run: Run, cut: Cut) -> int:
+def judge_cut(run: Run, cut: Cut) -> Recovered:
     """Raises Lost, with everything needed to see it again."""
     try:
-        return run.judge.judge(cut.epoch, recover(cut.device))
+        got = recover(cut.device, quota=run.shape.quota)
+        run.judge.judge(cut.epoch, got)
     except (Lost, OSError) as e:
         begun = run.history.last_begun(cut.epoch)
         trail = "\n".join(f"  {k}: {run.history.steps[k].text}" for k in range(max(0, begun - 14), begun + 1))
         raise Lost(f"{run.shape}\nseed {run.seed}, epoch {cut.epoch} of {run.device.epochs}, keep {cut.keep}, "
                    f"torn {cut.torn}\n{type(e).__name__}: {e}\nlast steps:\n{trail}") from e
+    run.marks["cuts"] += 1
+    run.marks["cuts: torn"] += bool(cut.torn)
+    run.marks["cuts: some pending writes lost"] += bool(cut.keep)
+    run.marks["cuts: blocks replayed"] += got.replayed > 0
+    run.marks["cuts: revoked blocks skipped"] += got.revoked > 0
+    for code in got.notes:
+        run.marks["cuts: " + code] += 1
+    return got
 
 
 def judge_all(run: Run, *, samples: int = 2, until: float | None = None, rng: random.Random | None = None,
@@ -138,13 +140,12 @@ def judge_all(run: Run, *, samples: int = 2, until: float | None = None, rng: ra
     epochs = list(range(run.device.epochs + 1))
     if until is not None:
         rng.shuffle(epochs)
-    n = 0
+    before = run.marks["cuts"]
     for epoch in epochs:
         for cut in draw(run.device, epoch, rng, samples):
             judge_cut(run, cut)
-            n += 1
             if also is not None:
                 also(run, cut)
         if until is not None and time.monotonic() > until:
             break
-    return n
+    return run.marks["cuts"] - before

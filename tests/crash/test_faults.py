@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import pytest
 
+from crash.mixes import MIXES
 from crash.oracle import Judge, Lost, recover, walk
-from crash.power import Run, Shape, draw, formatted, judge_cut
-from crash.workload import MIXES, Workload
+from crash.power import Run, draw, formatted, judge_cut
+from crash.shapes import Shape
+from crash.workload import Workload
 from gfs2py.block._faulty import FaultyDevice
 from gfs2py.block._memory import MemoryDevice
 from gfs2py.block._recording import RecordingDevice

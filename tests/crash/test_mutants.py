@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from crash.oracle import Lost
-from crash.power import Run, Shape, draw, judge_cut, perform
+from crash.power import Run, draw, judge_cut, perform
+from crash.shapes import Shape
 from gfs2py.block._memory import MemoryDevice
 from gfs2py.block._recording import Cut
 

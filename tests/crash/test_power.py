@@ -13,35 +13,13 @@ from pathlib import Path
 import pytest
 
 from crash.oracle import Lost, recover, walk
-from crash.power import Run, Shape, draw, judge_all, mount, perform
+from crash.power import Run, draw, judge_all, mount, perform
+from crash.shapes import ACL, SHAPES, Shape
 from gfs2py.block._recording import Cut, RecordingDevice
 from gfs2py.engine.volume import Volume
 from gfs2py.fsck.check import check
 
 SECONDS = float(os.environ.get("GFS2PY_CRASH_SECONDS") or 20)
-ACL = ("relatime", "acl")
-SHAPES = {
-    "general": Shape(),
-    "general-1k": Shape(bsize=1024),
-    "general-512": Shape(bsize=512, mib=20, jsize_mb=1),
-    "directories-512": Shape(bsize=512, mib=20, jsize_mb=1, mix="directories", steps=60),
-    "directories": Shape(mix="directories", steps=60),
-    "data-1k": Shape(bsize=1024, mix="data", steps=120),
-    "data": Shape(mix="data", steps=120),
-    "attrs": Shape(mix="attrs"),
-    "attrs-512": Shape(bsize=512, mib=20, jsize_mb=1, mix="attrs"),
-    "writeback": Shape(flags=(*ACL, "writeback")),
-    "writeback-data-512": Shape(bsize=512, mib=20, jsize_mb=1, mix="data", flags=(*ACL, "writeback"), steps=80),
-    "quota": Shape(flags=(*ACL, "quota_account")),
-    "discard": Shape(bsize=1024, flags=(*ACL, "discard")),
-    "tiny": Shape(bsize=512, mib=4, jsize_mb=1, mix="general"),
-    "tiny-data": Shape(bsize=1024, mib=6, jsize_mb=2, mix="data", steps=120),
-    "tiny-directories": Shape(bsize=512, mib=4, jsize_mb=1, mix="directories", steps=60),
-    "real-journal": Shape(bsize=4096, mib=40, jsize_mb=8),
-    "daemon": Shape(bsize=1024, daemon=True, mix="data", steps=120),
-}
-
-
 def replay_twice(run: Run, cut: Cut) -> None:
     """A crash during the replay: the next replay ends in the same file system, and a third finds nothing to do."""
     first = recover(cut.device)

@@ -6,7 +6,9 @@ import time
 
 import pytest
 
-from crash.power import Shape, formatted
+from crash.extras import acl
+from crash.power import formatted
+from crash.shapes import Shape
 from gfs2py.block._faulty import FaultyDevice
 from gfs2py.block._memory import MemoryDevice
 from gfs2py.block._recording import RecordingDevice
@@ -173,3 +175,73 @@ def test_a_punch_in_several_transactions_never_shows_what_the_disk_held_before()
             with mounted(device.cut(epoch), "rdonly") as found:      # type: ignore[arg-type]
                 data = found.read("f")
                 assert set(data) <= {0, ord("1")}, f"attempt {attempt}, epoch {epoch}: {set(data)}"
+
+
+@pytest.mark.parametrize("what", ["setxattr", "chmod"])
+def test_an_acl_and_its_mode_come_together(what: str) -> None:
+    """A power cut in any moment: list and mode are both old or both new."""
+    old, new = (0o600, None), (0o640, acl(6, 4, 0))
+    device = disk(Shape(bsize=512, mib=20, jsize_mb=1))
+    volume = Volume(device, background=False, quiet=True, commit_ms=1, cache_bytes=1 << 20)
+    names = [f"f{i}" for i in range(400)]
+    for name in names:
+        volume.create(name, mode=0o600)
+        if what == "chmod":
+            volume.setxattr(name, b"system.posix_acl_access", acl(6, 0, 0))
+    if what == "chmod":
+        old, new = (0o600, acl(6, 0, 0)), (0o750, None)
+    volume.sync()
+    first = device.epochs
+    for name in names:
+        if what == "chmod":
+            volume.setattr(name, mode=0o750)
+        else:
+            volume.setxattr(name, b"system.posix_acl_access", new[1])
+    volume.abandon()
+    seen = set()
+    for epoch in range(first, device.epochs + 1):
+        with mounted(device.cut(epoch), "rdonly") as found:      # type: ignore[arg-type]
+            for name in names:
+                listed = found.listxattr(name)
+                value = found.getxattr(name, listed[0]) if listed else None
+                seen.add((found.stat(name).mode & 0o777, value))
+    assert len(seen) <= 2, seen
+    assert old in seen
+    assert {mode for mode, _ in seen} == {old[0], new[0]}, "no cut in between: the test has shown nothing"
+
+
+@pytest.mark.parametrize("how", ["write", "truncate", "fallocate", "zero range", "journaled"])
+def test_what_a_crash_left_behind_the_end_never_becomes_content(how: str) -> None:
+    """Appended data are in place before the size that covers them is committed; without the size they are nothing."""
+    device = disk(Shape(bsize=1024))
+    volume = mounted(device)
+    volume.create("f", b"1" * 10_100)
+    volume.fallocate("f", 1, 0, 20_000)         # blocks behind the end, which stays
+    volume.sync()
+    base = device.epochs
+    volume.write("f", 10_100, b"2" * 5000)
+    volume.fsync("f")
+    volume.abandon()
+    epoch, image = next(
+        (e, d) for e in range(base, device.epochs)
+        for d in [device.cut(e, range(len(device.pending(e))))]
+        if any(not w.fua for w in device.pending(e)) and b"2" * 512 in d.read(0, d.size_bytes))
+    after = RecordingDevice(image)
+    volume = mounted(after)
+    assert volume.stat("f").size == 10_100, f"epoch {epoch} is not in between"
+    if how == "journaled":
+        node = volume.node("f")
+        volume.calls.ioctl(node, SETFLAGS, struct.pack("<I", JOURNAL_DATA))
+    if how == "fallocate":
+        volume.fallocate("f", 0, 0, 18_000)
+    elif how == "zero range":
+        volume.fallocate("f", 16, 12_000, 6000)
+    elif how == "truncate":
+        volume.truncate("f", 18_000)
+    else:
+        volume.write("f", 17_000, b"3" * 1000)
+    want = b"1" * 10_100 + (b"\0" * 6900 + b"3" * 1000 if how in ("write", "journaled") else b"\0" * 7900)
+    assert volume.read("f") == want
+    volume.sync()
+    with after_cut(volume, after) as found:
+        assert found.read("f") == want

@@ -9,8 +9,11 @@ from __future__ import annotations
 import errno
 import random
 import struct
-from dataclasses import dataclass, replace
+from collections import Counter
+from dataclasses import replace
 
+from crash.extras import Extras, acl
+from crash.mixes import Mix
 from crash.model import (
     DIR,
     FILE,
@@ -27,74 +30,48 @@ from crash.model import (
     with_entry,
     with_links,
 )
+from crash.oracle import flags_of
 from gfs2py.block._recording import RecordingDevice
 from gfs2py.engine._calls import Attr
 from gfs2py.engine.volume import Volume
 
 EXCHANGE, NOREPLACE = 2, 1
 KEEP_SIZE, PUNCH, ZERO_RANGE = 1, 2, 16
-SETFLAGS, JOURNAL_DATA = 0x40086602, 0x4000
 ALLOWED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NAMES_MAX = 90              # inodes of the tree, about
 
 
-@dataclass(frozen=True, slots=True)
-class Mix:
-    """How often which kind of operation is drawn, and how large files get."""
-
-    weights: dict[str, int]
-    file_max: int = 60_000
-    sync_share: float = 0.06
-
-
-GENERAL = Mix({"create": 14, "mkdir": 3, "symlink": 2, "mknod": 1, "write": 16, "append": 8, "overwrite": 8,
-               "truncate": 6, "punch": 4, "zero_range": 2, "fallocate": 2, "unlink": 9, "rmdir": 2, "rename": 7,
-               "replace": 4, "exchange": 2, "link": 3, "xattr": 6, "unxattr": 2, "chmod": 2, "chown": 1,
-               "hold_unlink": 2, "drop_held": 1, "jdata": 3, "copy": 2, "default_acl": 1, "tmpfile": 1,
-               "bigwrite": 1})
-DIRECTORIES = Mix({"fill_dir": 10, "empty_dir": 4, "create": 20, "unlink": 10, "rename": 10, "replace": 4,
-                   "exchange": 3, "mkdir": 6, "rmdir": 4, "link": 6, "symlink": 2}, file_max=2000, sync_share=0.04)
-DATA = Mix({"create": 6, "write": 20, "append": 20, "overwrite": 25, "truncate": 14, "punch": 10, "zero_range": 4,
-            "fallocate": 4, "unlink": 5, "bigwrite": 4, "copy": 3, "jdata": 4, "replace": 2}, file_max=250_000,
-           sync_share=0.08)
-ATTRS = Mix({"create": 8, "mkdir": 3, "xattr": 30, "bigxattr": 8, "unxattr": 12, "default_acl": 5, "unlink": 6,
-             "chmod": 3, "symlink": 2, "rename": 3}, file_max=4000)
-MIXES = {"general": GENERAL, "directories": DIRECTORIES, "data": DATA, "attrs": ATTRS}
-
-
-def acl(owner: int, group: int, other: int, *, user: int = 7) -> bytes:
-    """A POSIX ACL value with a named user, as setxattr takes it."""
-    entries = [(1, owner, 0xFFFFFFFF), (2, group, user), (4, group, 0xFFFFFFFF), (16, group, 0xFFFFFFFF),
-               (32, other, 0xFFFFFFFF)]
-    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *e) for e in entries)
-
-
-class Workload:
+class Workload(Extras):
     """Carries out drawn steps on a volume and keeps the history."""
 
-    def __init__(self, volume: Volume, device: RecordingDevice | None, rng: random.Random, mix: Mix) -> None:
+    allowed = ALLOWED
+
+    def __init__(self, volume: Volume, device: RecordingDevice | None, rng: random.Random, mix: Mix,
+                 known: State | None = None) -> None:
         self.volume = volume
         self.device = device
         self.rng = rng
         self.mix = mix
         self.serials = 1
         self.held: list[tuple[int, int]] = []       # (node, serial) known by a lookup, maybe unlinked
-        self.history = History([self.adopt()])
+        self.history = History([self.adopt() if known is None else known])
+        self.serials = 1 + max(self.history.now)
         self.kinds = list(mix.weights)
         self.weights = list(mix.weights.values())
-        self.failures: dict[str, int] = {}
+        self.marks: Counter[str] = Counter()
 
-    def adopt(self) -> State:
-        """What the volume holds at the beginning, as the first state."""
+    def adopt(self, previous: State | None = None) -> State:
+        """What the volume holds now, as a state; inodes that `previous` knows keep their serials."""
         volume, state, by_ino = self.volume, {}, {}
+        before = {rec.ino: serial for serial, rec in (previous or {}).items()}
 
         def take(path: bytes) -> int:
             attr = volume.stat(path or b"/")
             kind = {4: DIR, 8: FILE, 10: LINK}.get(attr.mode >> 12, OTHER)
             if kind != DIR and attr.ino in by_ino:
                 return by_ino[attr.ino]
-            serial = ROOT if not path else self.serials
-            self.serials += bool(path)
+            serial = before.get(attr.ino, self.serials) if path else ROOT
+            self.serials += serial == self.serials
             by_ino[attr.ino] = serial
             entries: tuple[tuple[bytes, int], ...] = ()
             content = b""
@@ -104,8 +81,7 @@ class Workload:
                 content = volume.read(path)
             elif kind == LINK:
                 content = volume.readlink(path)
-            state[serial] = Rec(kind, attr.ino, attr.mode & 0o7777, content, entries, self.live_xattrs(path or b"/"),
-                                nlink=attr.nlink, uid=attr.uid)
+            state[serial] = self.record(path or b"/", kind, attr, content, entries)
             return serial
         take(b"")
         return state
@@ -175,6 +151,7 @@ class Workload:
 
     def attempt(self, text: str, call, busy: int | None = None):   # type: ignore[no-untyped-def]
         """Carry out one call; None when it failed for lack of space (then the model is read back)."""
+        self.marks[text.split()[0]] += 1
         self.step_now = Step(text, self.device.epochs if self.device is not None else 0, busy)
         try:
             result = call()
@@ -182,7 +159,7 @@ class Workload:
         except OSError as e:
             if e.errno not in ALLOWED:
                 raise AssertionError(f"step {len(self.history.states)}, {text}: {e}") from e
-            self.failures[text.split()[0]] = self.failures.get(text.split()[0], 0) + 1
+            self.marks["no space for " + text.split()[0]] += 1
             self.volume.fs.drain()
             return None
         return result
@@ -190,13 +167,29 @@ class Workload:
     def done(self, state: State) -> None:
         self.history.add(state, self.step_now)
 
-    def record(self, path: bytes, kind: str, attr: Attr, content: bytes = b"", **more: object) -> Rec:
-        return Rec(kind, attr.ino, attr.mode & 0o7777, content, nlink=attr.nlink, uid=attr.uid,
-                   xattrs=self.live_xattrs(path), **more)  # type: ignore[arg-type]
+    def record(self, path: bytes, kind: str, attr: Attr, content: bytes = b"",
+               entries: tuple[tuple[bytes, int], ...] = ()) -> Rec:
+        return Rec(kind, attr.ino, attr.mode & 0o7777, content, entries, self.live_xattrs(path), attr.nlink,
+                   attr.uid, attr.gid, self.live_flags(path) if kind != OTHER else 0)
 
     def live_xattrs(self, path: bytes) -> tuple[tuple[bytes, bytes], ...]:
         names = self.volume.listxattr(path)
         return tuple(sorted((name, self.volume.getxattr(path, name)) for name in names))
+
+    def live_flags(self, path: bytes) -> int:
+        node = self.volume.node(path)
+        try:
+            return flags_of(self.volume, node)
+        finally:
+            if node != 1:
+                self.volume.calls.forget(node)
+
+    def paths_now(self) -> dict[bytes, int]:
+        return paths_of(self.state)
+
+    def split(self, path: bytes) -> tuple[bytes, bytes]:
+        up, _, name = path.rpartition(b"/")
+        return up or b"/", name
 
     def enter(self, path: bytes, rec: Rec) -> State:
         """The state with a new inode at path."""
@@ -216,8 +209,7 @@ class Workload:
         attr = self.attempt(f"create {path!r}", lambda: self.volume.create(path))
         if attr is None:
             return
-        inherit = self.state[self.parent_of(path)].jdata
-        self.done(self.enter(path, self.record(path, FILE, attr, jdata=inherit)))
+        self.done(self.enter(path, self.record(path, FILE, attr)))
         self.tree = paths_of(self.state)
         if self.rng.random() < 0.8:
             self.write(path, 0, self.content(self.size()))
@@ -260,19 +252,6 @@ class Workload:
         if attr is not None:
             self.done(self.enter(path, self.record(path, OTHER, attr)))
 
-    def do_tmpfile(self) -> None:
-        """A file without a name: it must never be seen."""
-        def call() -> tuple[int, int]:
-            node, fh, _ = self.volume.calls.tmpfile(1)
-            self.volume.calls.write(node, 0, self.content(9000))
-            return node, fh
-        made = self.attempt("tmpfile", call)
-        if made is not None:
-            self.volume.calls.release(*made)
-            self.volume.calls.forget(made[0])
-            self.volume.fs.drain()
-            self.done(self.state)
-
     def remove(self, path: bytes) -> None:
         parent, serial = self.parent_of(path), self.tree[path]
         if self.attempt(f"unlink {path!r}", lambda: self.volume.unlink(path) or True):
@@ -298,14 +277,20 @@ class Workload:
         """Unlinked while someone still knows it: the space goes only when he forgets."""
         path = self.pick(FILE)
         if path is not None:
-            self.held.append((self.volume.node(path), self.tree[path]))
+            serial = self.tree[path]
+            self.held.append((self.volume.node(path), serial))
+            rec = self.state[serial]
             self.remove(path)
+            if serial not in self.state:
+                # Nameless, but what is written to it may be seen if the power cut undoes the unlink.
+                self.history.states[-1][serial] = replace(rec, nlink=0)
 
     def do_drop_held(self) -> None:
         if self.held:
-            node, _ = self.held.pop(self.rng.randrange(len(self.held)))
+            node, serial = self.held.pop(self.rng.randrange(len(self.held)))
             self.attempt("forget", lambda: self.volume.calls.forget(node) or True)
-            self.done(self.state)
+            gone = serial in self.state and self.state[serial].nlink == 0 and serial not in [s for _, s in self.held]
+            self.done({k: v for k, v in self.state.items() if k != serial} if gone else self.state)
 
     def do_link(self) -> None:
         old, new = self.pick(FILE), self.new_path()
@@ -462,22 +447,6 @@ class Workload:
         else:
             self.done(with_content(self.state, self.tree[two], patched(dst, 0, src[:n])))
 
-    def do_jdata(self) -> None:
-        """chattr +j on a file while it is empty: its data go through the journal."""
-        path = self.new_path()
-        attr = self.attempt(f"create {path!r}", lambda: self.volume.create(path))
-        if attr is None:
-            return
-        self.done(self.enter(path, self.record(path, FILE, attr)))
-        self.tree = paths_of(self.state)
-        serial = self.tree[path]
-        node = self.volume.node(path)
-        flags = struct.pack("<I", JOURNAL_DATA)
-        if self.attempt(f"chattr {path!r}", lambda: self.volume.calls.ioctl(node, SETFLAGS, flags) or True):
-            self.done({**self.state, serial: replace(self.state[serial], jdata=True)})
-        self.volume.calls.forget(node)
-        self.write(path, 0, self.content(self.size()))
-
     # -- attributes
 
     def do_xattr(self, size: int | None = None) -> None:
@@ -552,6 +521,13 @@ class Workload:
 
     def sync(self) -> None:
         self.attempt("syncfs", lambda: self.volume.sync() or True)
+        self.done(self.state)
+        self.promise(None, False)
+
+    def unmount(self) -> None:
+        """A clean end: what is held is forgotten, and everything is promised."""
+        self.step_now = Step("unmount", self.device.epochs if self.device is not None else 0)
+        self.volume.close()
         self.done(self.state)
         self.promise(None, False)
 

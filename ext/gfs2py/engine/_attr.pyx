@@ -100,7 +100,9 @@ cdef int attr_set(opctx* cx, inode* ip, uint32_t valid, const fs_attr* want) noe
         if mode & S_IXGRP:
             mode &= ~<uint32_t>S_ISGID
     if mode != ip.mode and valid & SA_MODE and cx.sd.flags & SDF_ACL and ip.eattr:
+        cx.ea_mode = mode       # with the list, in one transaction
         err = acl_chmod(cx, ip, mode)
+        cx.ea_mode = 0
         if err:
             return err
     err = trans_begin(cx, 3, 0)

@@ -16,6 +16,10 @@ cdef int data_patch_block(opctx* cx, inode* ip, uint64_t lblk, uint64_t dblk, ui
 # Zeroes file bytes [off, off+length) where blocks are allocated (holes stay): partial blocks at the edges, or a tail.
 # Ordinary files through data buffers; jdata ones need an open transaction with one block reserved per block touched.
 cdef int data_zero_range(opctx* cx, inode* ip, uint64_t off, uint64_t length) noexcept nogil
+# The file is about to reach to `end`: what its blocks hold between its size and that becomes zero. It is not after a
+# crash that came between the write of appended data and the commit of the size. No transaction is open; the one that
+# changes the size must have the inode on its ordered list.
+cdef int data_zero_gap(opctx* cx, inode* ip, uint64_t end) noexcept nogil
 # Writes the inode's dirty data in place and waits, also for direct writes under way. No glock needed.
 cdef int data_writeback(sbd* sd, inode* ip) noexcept nogil
 # Throws dirty data of file blocks [lblk, lblk+n) away: these blocks are being freed.

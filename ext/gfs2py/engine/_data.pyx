@@ -7,7 +7,8 @@ from gfs2py.engine._bmap cimport bmap_lookup
 from gfs2py.engine._cache cimport buf_hold, buf_new, buf_put, buf_read, shard_of
 from gfs2py.engine._incore cimport (B_DATA, B_DDIRTY, B_UPTODATE, B_WRITING, buf, cache_shard, inode, jlog, opctx, sbd)
 from gfs2py.engine._inode cimport inode_buf, inode_hold, inode_put
-from gfs2py.engine._log cimport log_flush, trans_add_data, trans_add_meta, trans_add_ordered
+from gfs2py.engine._log cimport (log_flush, trans_add_data, trans_add_meta, trans_add_ordered, trans_begin,
+                                 trans_end)
 from gfs2py.engine._observe cimport ob_cond_wait
 from gfs2py.engine._sbd cimport sd_dead, sd_io_error
 from gfs2py.engine._sync cimport (dl_add_tail, dl_del, dl_empty, dlink, gl_atomic_add64, gl_atomic_store32,
@@ -119,6 +120,51 @@ cdef int data_zero_range(opctx* cx, inode* ip, uint64_t off, uint64_t length) no
                 return err
         off += part
         length -= part
+    return 0
+
+
+cdef int _zero_if_not(opctx* cx, inode* ip, uint64_t lblk, uint64_t dblk, uint32_t at, uint32_t length) noexcept nogil:
+    """Part of one block, read first and changed only where it is not zero: hardly ever."""
+    cdef sbd* sd = cx.sd
+    cdef buf* b = NULL
+    cdef uint32_t i = at
+    cdef int err = buf_read(sd, dblk, &b)
+    if err:
+        return err
+    while i < at + length and b.data[i] == 0:
+        i += 1
+    buf_put(sd, b)
+    if i == at + length:
+        return 0
+    if not ip.diskflags & GFS2_DIF_JDATA:
+        return data_patch_block(cx, ip, lblk, dblk, at, NULL, length)
+    err = trans_begin(cx, 2, 0)
+    if err == 0:
+        err = data_zero_range(cx, ip, (lblk << sd.bsize_shift) + at, length)
+        trans_end(cx)
+    return err
+
+
+cdef int data_zero_gap(opctx* cx, inode* ip, uint64_t end) noexcept nogil:
+    cdef sbd* sd = cx.sd
+    cdef uint64_t off = ip.size
+    cdef uint64_t lblk, dblk, n
+    cdef uint32_t at
+    cdef int err
+    if ip.height == 0:
+        return 0
+    while off < end:
+        lblk = off >> sd.bsize_shift
+        at = <uint32_t>(off & (sd.bsize - 1))
+        err = bmap_lookup(cx, ip, lblk, ((end - 1) >> sd.bsize_shift) - lblk + 1, &dblk, &n)
+        if err:
+            return err
+        if dblk:
+            n = 1
+            err = _zero_if_not(cx, ip, lblk, dblk, at, <uint32_t>min(end - off, <uint64_t>(sd.bsize - at)))
+            if err:
+                return err
+        off = (lblk + n) << sd.bsize_shift
     return 0
 
 

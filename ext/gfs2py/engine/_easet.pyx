@@ -261,6 +261,8 @@ cdef int carry_out(opctx* cx, inode* ip, const ea_key* key, eachange* ch, const 
         if err == 0:
             err = freeset_free(cx, &ch.fs, ip)
         if err == 0:
+            if cx.ea_mode:
+                ip.mode = cx.ea_mode
             inode_touch(cx, ip, False, True)
             err = inode_dirty(cx, ip)
         if err and not sd_dead(cx.sd):

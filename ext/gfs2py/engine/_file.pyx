@@ -11,7 +11,7 @@ from gfs2py.block._device cimport bio_seg, dev_alloc, dev_free
 from gfs2py.engine._bmap cimport bmap_alloc, bmap_alloc_need, bmap_lookup, unstuff_dinode
 from gfs2py.engine._cache cimport buf_new, buf_peek, buf_put, buf_read, cache_drop_range
 from gfs2py.engine._data cimport (data_cancel, data_patch_block, data_put_block, data_throttle, data_writeback,
-                                  data_zero_range)
+                                  data_zero_gap, data_zero_range)
 from gfs2py.engine._incore cimport I_VALID, LM_ST_SHARED, buf, inode, opctx, sbd
 from gfs2py.engine._inode cimport inode_buf, inode_dirty, inode_lock, inode_touch, inode_unlock
 from gfs2py.engine._log cimport (log_sync, trans_add_data, trans_add_meta, trans_add_ordered, trans_begin, trans_end,
@@ -460,6 +460,10 @@ cdef int file_write(opctx* cx, inode* ip, uint64_t off, uint64_t size, const uin
         if err == 0:
             done[0] = size
         return err
+    if off > ip.size:
+        err = data_zero_gap(cx, ip, off)
+        if err:
+            return err
     most = <uint64_t>(JDATA_CHUNK if ip.diskflags & GFS2_DIF_JDATA else CHUNK_BLOCKS) << sd.bsize_shift
     while size:
         chunk = min(size, most - (off & (sd.bsize - 1)))
@@ -673,6 +677,10 @@ cdef int file_fallocate(opctx* cx, inode* ip, uint32_t mode, uint64_t off, uint6
         if not (mode & FALLOC_FL_KEEP_SIZE) or mode & FALLOC_FL_ZERO_RANGE:
             return -EOPNOTSUPP
         return _punch(cx, ip, off, length)
+    if not (mode & FALLOC_FL_KEEP_SIZE):
+        err = data_zero_gap(cx, ip, off + length)
+        if err:
+            return err
     if ip.height == 0 and off + length <= sd.bsize - sizeof(gfs2_dinode):
         err = _punch(cx, ip, off, length) if mode & FALLOC_FL_ZERO_RANGE else 0
     elif mode & FALLOC_FL_ZERO_RANGE:
@@ -687,6 +695,8 @@ cdef int file_fallocate(opctx* cx, inode* ip, uint32_t mode, uint64_t off, uint6
     if err:
         return err
     if not (mode & FALLOC_FL_KEEP_SIZE) and off + length > ip.size:
+        if not (ip.diskflags & GFS2_DIF_JDATA):
+            trans_add_ordered(cx, ip)
         ip.size = off + length
         inode_touch(cx, ip, True, False)
     inode_touch(cx, ip, False, True)

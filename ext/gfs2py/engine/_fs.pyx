@@ -464,10 +464,13 @@ cdef int _set_access_acl(opctx* cx, inode* ip, const char* name, uint32_t namele
         return err
     if kill_sgid:
         mode &= ~S_ISGID
+    # In one transaction: a list without its mode would grant what neither the old nor the new list does.
+    cx.ea_mode = mode
     if drop:
         err = xattr_set(cx, ip, name, namelen, NULL, 0, flags)
     else:
         err = xattr_set(cx, ip, name, namelen, value, size, flags)
+    cx.ea_mode = 0
     if err == -ENODATA and drop:
         err = 0
     if err == 0 and mode != ip.mode:

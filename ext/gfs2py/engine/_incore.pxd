@@ -247,6 +247,7 @@ cdef struct opctx:                  # one operation under way, on one thread's s
     int32_t missing_mode[8]
     int* interrupted                # may be NULL
     bint no_times                   # write(): the kernel keeps mtime itself (write-back of its page cache)
+    uint32_t ea_mode                # not 0: the inode's mode from the change of an extended attribute on
 
 cdef struct sbd:
     blkdev* dev

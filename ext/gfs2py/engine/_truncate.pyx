@@ -17,10 +17,10 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from gfs2py.engine._bmap cimport bmap_forget, tree_capacity, tree_limit, tree_span, unstuff_dinode
 from gfs2py.engine._cache cimport buf_hold, buf_put, buf_readahead, meta_read
-from gfs2py.engine._data cimport data_cancel, data_writeback, data_zero_range
+from gfs2py.engine._data cimport data_cancel, data_writeback, data_zero_gap, data_zero_range
 from gfs2py.engine._incore cimport buf, inode, opctx, rgrpd, sbd
 from gfs2py.engine._inode cimport inode_buf, inode_dirty, inode_touch
-from gfs2py.engine._log cimport trans_add_meta, trans_begin, trans_end, trans_seq
+from gfs2py.engine._log cimport trans_add_meta, trans_add_ordered, trans_begin, trans_end, trans_seq
 from gfs2py.engine._rgrp cimport (inplace_release, inplace_reserve, rgrp_find, rgrp_free, rgrp_lock,
                                   rgrp_trans_blocks, rgrp_unlock, rs_drop)
 from gfs2py.engine._sbd cimport sd_assert_failed, sd_corrupt
@@ -586,7 +586,9 @@ cdef int _grow_size(opctx* cx, inode* ip, uint64_t size) noexcept nogil:
     cdef bint reserve = unstuff and ip.size > 0
     cdef uint32_t blocks = 1 + EXTRA_LOG_BLOCKS
     cdef uint32_t got
-    cdef int err
+    cdef int err = data_zero_gap(cx, ip, size)
+    if err:
+        return err
     if reserve:
         if cx.sd.quota_check != NULL:
             err = cx.sd.quota_check(cx, ip.uid, ip.gid, 1)
@@ -601,6 +603,8 @@ cdef int _grow_size(opctx* cx, inode* ip, uint64_t size) noexcept nogil:
         if unstuff:
             err = unstuff_dinode(cx, ip)
         if err == 0:
+            if not (ip.diskflags & GFS2_DIF_JDATA):
+                trans_add_ordered(cx, ip)
             ip.size = size
             ip.data_seq = trans_seq(cx)
             inode_touch(cx, ip, True, True)
