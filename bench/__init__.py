@@ -5,5 +5,7 @@
   peers.py    how each file system is made, mounted and unmounted
   rows.py     what is measured: one function per row
   report.py   JSON lines, and a markdown table with ratios
+  tools.py    mkfs.gfs2 and fsck.gfs2 beside gfs2-utils (python -m bench.tools)
+  population.py   an image with many files, made in process
   bench_kernels.py   the engine's kernels alone, by pytest-benchmark
 """

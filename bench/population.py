@@ -97,10 +97,19 @@ class Filler:
         self.folders.append(node)
 
 
-def fill(image: Path, files: int, *, seed: int = 1, say: Callable[[str], None] = lambda _: None) -> Made:
-    """An image with a new file system and that many files. Raises OSError, MkfsError."""
+def least_bytes(files: int) -> int:
+    """The size of a file system that so many files nearly fill."""
+    return (files * 9_000 + (1 << 30)) // MIB * MIB
+
+
+def fill(image: Path, files: int, size_bytes: int = 0, *, seed: int = 1,
+         say: Callable[[str], None] = lambda _: None) -> Made:
+    """An image with a new file system of that size (default: what they need) and that many files.
+
+    Raises OSError, MkfsError.
+    """
     image.touch()
-    os.truncate(image, (files * 9_000 + (1 << 30)) // MIB * MIB)
+    os.truncate(image, size_bytes or least_bytes(files))
     make_fs(image, MkfsOptions(lockproto="lock_nolock", jsize_mb=64))
     with FileDevice(image, direct=False) as device, \
             Volume(device, cache_bytes=256 * MIB, inodes=65536, quiet=True) as volume:

@@ -16,7 +16,6 @@ Nothing is written. The order of findings is the order of the passes and, within
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 from gfs2py.block._device import BlockDevice
 from gfs2py.fsck._check import Checker
@@ -71,7 +70,7 @@ class _Run:
             if f.inode and f.inode not in paths:
                 paths[f.inode] = self.ck.path(f.inode).decode("utf-8", "backslashreplace")
             if f.inode and paths[f.inode]:
-                self.report.findings[i] = replace(f, path=paths[f.inode])
+                self.report.findings[i] = f._replace(path=paths[f.inode])
 
     def rgrps(self, name: str, step: Callable[[int, int], None]) -> None:
         """Call `step` for all resource groups, some at a time."""

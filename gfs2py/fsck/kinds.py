@@ -5,16 +5,14 @@ or foreign tools write so); `note` is a normal state worth mentioning (an unlink
 The compiled passes know kinds by number (gfs2py.fsck._state.Kind); users see the codes of this table.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from gfs2py.fsck._state import Kind
 
 Severity = Literal["error", "warning", "note"]
 
 
-@dataclass(frozen=True, slots=True)
-class KindInfo:
+class KindInfo(NamedTuple):
     """A kind of finding. `text` is a format string over the finding's fields (block, inode, wanted ...)."""
 
     code: str

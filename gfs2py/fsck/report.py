@@ -1,16 +1,17 @@
-"""What a check gives back: findings in words and in fields, counts, times."""
+"""What a check gives back: findings in words and in fields, counts, times.
+
+No dataclasses here: loading them takes longer than the check of a small file system.
+"""
 
 import struct
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from gfs2py.fsck.kinds import HOW, KINDS, METATYPES, KindInfo, Severity
 
 RawFinding = tuple[int, int, int, int, int, int, bytes]
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """One thing that is wrong. `block` is where it was read, `inode` whose it is (0: nobody's).
 
     `path` is the inode's if it is known (at the end of the check; '//' begins one of a system file).
@@ -71,7 +72,6 @@ def make_finding(raw: RawFinding, names: dict[tuple[int, int], str] | None = Non
                    owners)  # fmt: skip
 
 
-@dataclass(slots=True)
 class Report:
     """The result of a check.
 
@@ -79,14 +79,17 @@ class Report:
     device holds nothing that could be checked (the findings say why). `seconds` has the time of each pass.
     """
 
-    device: str
-    checked: bool = False
-    findings: list[Finding] = field(default_factory=list)
-    totals: dict[str, int] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    dirty_journals: list[int] = field(default_factory=list)
-    journals: list[dict[str, Any]] = field(default_factory=list)
+    __slots__ = ("checked", "counts", "device", "dirty_journals", "findings", "journals", "seconds", "totals")
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.checked = False
+        self.findings: list[Finding] = []
+        self.totals: dict[str, int] = {}
+        self.counts: dict[str, int] = {}
+        self.seconds: dict[str, float] = {}
+        self.dirty_journals: list[int] = []
+        self.journals: list[dict[str, Any]] = []
 
     def _count(self, severity: Severity) -> int:
         by_code = {info.code: info.severity for info in KINDS.values()}
@@ -115,7 +118,9 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        out = asdict(self)
+        out = {name: getattr(self, name) for name in (
+            "device", "checked", "findings", "totals", "counts", "seconds", "dirty_journals", "journals")}
+        out["findings"] = [f._asdict() for f in self.findings]
         out["clean"] = self.clean
         out["errors"], out["warnings"], out["notes"] = self.n_errors, self.n_warnings, self.n_notes
         return out

@@ -21,7 +21,7 @@ from gfs2py.ondisk import constants as c
 from gfs2py.ondisk import structs
 from gfs2py.ondisk.geometry import SIZEOF_RGRP, Geometry, geometry
 
-WRITE_BYTES = 4 * MIB
+WRITE_BYTES = MIB
 DIRECT_BYTES = 64 * 1024  # pieces of this size are not gathered
 
 Progress = Callable[[str, int, int], None]  # what is being made, how many are done, of how many

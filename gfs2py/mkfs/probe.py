@@ -4,10 +4,8 @@ import errno
 import fcntl
 import os
 import re
-import shutil
 import stat
 import struct
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,6 +84,9 @@ def contents(path: str) -> str | None:
 
     Raises MkfsError when the prober is missing: overwriting blindly is only for who asks for it.
     """
+    import shutil  # these two take longer than a small file system, and -O -q needs neither
+    import subprocess
+
     blkid = shutil.which("blkid", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if blkid is None:
         raise MkfsError("blkid of util-linux is needed to see what is on the device; -O does without", 1)
