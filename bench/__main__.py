@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from bench.peers import PEERS, Peer
@@ -26,6 +27,7 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", default="", help="file systems, of: " + " ".join(p.name for p in PEERS))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--size", type=int, default=4096, help="MiB of each image")
+    parser.add_argument("--files", type=int, help="how many files the metadata rows work on")
     parser.add_argument("--idle-poll", action="store_true",
                         help="keep idle processors from halting, for every file system alike (see performance.md)")
     parser.add_argument("--dir", type=Path, help="where the images live (default: a temporary directory)")
@@ -103,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = options(argv)
     kinds, results = present(args.kinds), Results()
     sizes = Sizes.smoke() if args.smoke else Sizes.full()
+    if args.files:
+        sizes = replace(sizes, files=args.files)
     failed = False
     with tempfile.TemporaryDirectory(prefix="gfs2py-bench-", dir=args.dir) as work, idle_poll(args.idle_poll):
         try:
