@@ -7,33 +7,37 @@ busy it is taken out of the tree and served until its last user is gone; a secon
 Exit statuses are those of mount(8): 1 usage, 2 system, 4 internal, 32 the mount failed.
 """
 
-import argparse
-import contextlib
+from __future__ import annotations
+
 import errno
 import fcntl
-import logging
-import logging.handlers
 import os
 import select
-import signal
 import stat
 import sys
-import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
-from gfs2py.daemon_observe import Observer
+from gfs2py import words
+from gfs2py.daemon_log import log
 from gfs2py.daemon_watch import BEAT_INTERVAL_S, Watchdog
+from gfs2py.errors import ignored
 from gfs2py.fuse import _mount, control, mount
 from gfs2py.fuse._nullfs import NullFileSystem
 from gfs2py.fuse._ops import FileSystemHandle
 from gfs2py.fuse._session import Session
 from gfs2py.options import MountOptions, OptionError, parse_options
 
-log = logging.getLogger("gfs2d")
+TYPE_CHECKING = False       # what is not loaded here shortens every mount
+if TYPE_CHECKING:
+    import threading
+
+    from gfs2py.daemon_observe import Observer
+    from collections.abc import Callable, Sequence
+
+    Narrator = Callable[[str], None]
 
 EX_USAGE, EX_SYSTEM, EX_INTERNAL, EX_INTERRUPTED, EX_FAILURE = 1, 2, 4, 8, 32
+OBSERVE_AFTER_MS = 200.0    # from being live to the control socket; who asks sooner waits for it
 LOCK_WAIT_S = 3.0           # how long a previous daemon of the same device may take to let go of it
 _SB_OFFSET_BYTES, _SB_MAGIC = 65536, b"\x01\x16\x19\x70"
 
@@ -46,16 +50,15 @@ class MountError(Exception):
         self.status = status
 
 
-@dataclass(frozen=True, slots=True)
 class MountRequest:
     """What to mount where."""
 
-    source: str
-    target: str
-    options: MountOptions
+    __slots__ = ("options", "source", "target")
 
-
-Narrator = Callable[[str], None]
+    def __init__(self, source: str, target: str, options: MountOptions) -> None:
+        self.source = source
+        self.target = target
+        self.options = options
 
 
 def _open_gfs2(source: str, options: MountOptions, narrate: Narrator) -> FileSystemHandle:
@@ -169,7 +172,7 @@ class Daemon:
             raise MountError(f"cannot mount on {request.target}: {e.strerror}") from e
         self.connection.forget_mount()
         self.watchdog.mounted(self.connection.device, request.target)
-        log.info("mounted source=%s target=%s type=%s", request.source, request.target, options.type)
+        log.info(f"mounted source={request.source} target={request.target} type={options.type}")
 
     def _connect(self, real: bool) -> None:
         """Make the superblock and answer its INIT."""
@@ -181,7 +184,7 @@ class Daemon:
                 self.connection = mount.connect(request.source, options.vfs_flags, plain=not real)
             except mount.NoLoopDevice as e:
                 # sync(2) does not reach us then, and umount(2) does not wait; umount.gfs2 does.
-                log.warning("plain fuse mount source=%s: %s", request.source, e.strerror)
+                log.warning(f"plain fuse mount source={request.source}: {e.strerror}")
                 self.narrate(f"{e.strerror}: a plain fuse mount, use umount.gfs2 to wait for its end")
                 self.connection = mount.connect(request.source, options.vfs_flags, plain=True)
         except OSError as e:
@@ -205,30 +208,33 @@ class Daemon:
     def run(self) -> None:
         """Serve until the file system is unmounted."""
         assert self.session is not None
-        self._observe()
         wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_: None)
+        _mount.forward_signals((_mount.SIGTERM, _mount.SIGINT, _mount.SIGHUP), wake_write)
         poller = select.poll()
         poller.register(wake_read, select.POLLIN)
         poller.register(self.session.event_fd, select.POLLIN)
         while not self.session.ended:
             self.watchdog.beat()
-            for fd, _ in poller.poll(BEAT_INTERVAL_S * 1000):
+            events = poller.poll(BEAT_INTERVAL_S * 1000 if self._observer is not None else OBSERVE_AFTER_MS)
+            if not events and self._observer is None:
+                self._observe()
+            for fd, _ in events:
                 if fd == wake_read:
                     self._on_signals(os.read(wake_read, 64))
                 else:
                     self._on_session()
-        signal.set_wakeup_fd(-1)
+        _mount.stop_forwarding()
         os.close(wake_read)
         os.close(wake_write)
         self._close()
         if self._unmounting is not None:
             self._unmounting.join()
-        log.info("ended source=%s target=%s", self.request.source, self.request.target)
+        log.info(f"ended source={self.request.source} target={self.request.target}")
 
     def _observe(self) -> None:
+        """What this needs takes longer to load than a mount: it waits until the mount has been quiet for a moment."""
+        from gfs2py.daemon_observe import Observer
+
         assert self.session is not None
         assert self.handle is not None
         assert self.connection is not None
@@ -240,7 +246,7 @@ class Daemon:
     def _on_session(self) -> None:
         """DESTROY is answered after the device is closed: when umount returns, it is free."""
         assert self.session is not None
-        with contextlib.suppress(BlockingIOError):
+        with ignored(BlockingIOError):
             os.read(self.session.event_fd, 8)
         if self.session.destroying:
             self._close_handle()
@@ -250,11 +256,13 @@ class Daemon:
 
     def _on_signals(self, numbers: bytes) -> None:
         for number in numbers:
-            if number == signal.SIGHUP:
+            if number == _mount.SIGHUP:
                 continue
             self._signals += 1
-            log.info("signal number=%d", number)
+            log.info(f"signal number={number}")
             if self._signals == 1:
+                import threading
+
                 # In a thread: umount(2) waits for the DESTROY that this one has to see through.
                 self._unmounting = threading.Thread(target=self._unmount, name="gfs2d-umount", daemon=True)
                 self._unmounting.start()
@@ -270,8 +278,7 @@ class Daemon:
         try:
             _mount.umount(target)
         except OSError as e:
-            log.warning("busy target=%s: serving until its last user is gone (%s)", self.request.target,
-                        e.strerror)
+            log.warning(f"busy target={self.request.target}: serving until its last user is gone ({e.strerror})")
             self.connection.detach()
 
     # -- down
@@ -281,7 +288,7 @@ class Daemon:
             try:
                 self.handle.close()
             except OSError as e:
-                log.error("closing failed source=%s: %s", self.request.source, e)
+                log.error(f"closing failed source={self.request.source}: {e}")
         if self._claim >= 0:
             os.close(self._claim)
             self._claim = -1
@@ -301,20 +308,14 @@ class Daemon:
 
 def set_up_logging(options: MountOptions, foreground: bool, name: str) -> None:
     """To standard error in the foreground; else to the file asked for, syslog, or /var/log/gfs2d.log."""
-    handler: logging.Handler
     if options.logfile is not None:
-        handler = logging.FileHandler(options.logfile)
+        log.to_file(options.logfile, name)
     elif foreground:
-        handler = logging.StreamHandler()
+        log.to_stderr(name)
     elif os.path.exists("/dev/log"):
-        handler = logging.handlers.SysLogHandler("/dev/log", logging.handlers.SysLogHandler.LOG_DAEMON)
+        log.to_syslog(name)
     else:
-        handler = logging.FileHandler("/var/log/gfs2d.log")
-    stamp = "" if isinstance(handler, logging.handlers.SysLogHandler) else "%(asctime)s "
-    handler.setFormatter(logging.Formatter(f"{stamp}gfs2d[{os.getpid()}] {name}: %(levelname)s %(message)s"))
-    root = logging.getLogger()
-    root.handlers[:] = [handler]
-    root.setLevel(logging.DEBUG if options.debug else logging.INFO)
+        log.to_file("/var/log/gfs2d.log", name)
 
 
 def serve(request: MountRequest, foreground: bool, narrate: Narrator, ready: Callable[[], None]) -> int:
@@ -344,7 +345,7 @@ def _redirect_standard_streams() -> None:
 def _background(request: MountRequest, report: int, verbose: bool) -> int:
     """The child: say on the pipe how far it is, `L` lines to narrate, then `R` or `E` status and message."""
     def say(text: str) -> None:
-        with contextlib.suppress(OSError):
+        with ignored(OSError):
             os.write(report, os.fsencode(text.replace("\n", " ")) + b"\n")
 
     def narrate(text: str) -> None:
@@ -364,7 +365,7 @@ def _background(request: MountRequest, report: int, verbose: bool) -> int:
         say(f"E{e.status} {e}")
         return e.status
     except Exception as e:
-        log.exception("internal error")
+        log.exception("internal error", e)
         say(f"E{EX_INTERNAL} internal error: {type(e).__name__}: {e}")
         return EX_INTERNAL
 
@@ -381,7 +382,6 @@ def launch(request: MountRequest, verbose: bool = False, narrate: Narrator = pri
             os.close(receive)
             status = _background(request, report, verbose)
         finally:
-            logging.shutdown()
             os._exit(status)
     os.close(report)
     with open(receive, encoding="utf-8", errors="surrogateescape") as lines:
@@ -417,26 +417,38 @@ def make_request(source: str, target: str, options: MountOptions) -> MountReques
     return MountRequest(source, os.path.realpath(target), options)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command gfs2d."""
+def _arguments(argv: Sequence[str] | None) -> tuple[bool, bool, list[str], str, str]:
+    """Foreground, verbose, options, source and target; argparse only for what is not plain. Raises SystemExit."""
+    plain = words.split(list(sys.argv[1:] if argv is None else argv), "fv", "o")
+    if plain is not None and len(plain[1]) == 2:
+        found, (source, target) = plain
+        return "f" in found, "v" in found, found.get("o", []), source, target
+    import argparse
+
     parser = argparse.ArgumentParser(prog="gfs2d", description="serve one GFS2 mount")
     parser.add_argument("-f", "--foreground", action="store_true", help="stay here, log to stderr")
     parser.add_argument("-v", "--verbose", action="store_true", help="tell what is done")
     parser.add_argument("-o", "--options", action="append", default=[], help="mount options")
     parser.add_argument("source", metavar="DEVICE-or-IMAGE")
     parser.add_argument("target", metavar="DIRECTORY")
+    args = parser.parse_args(argv)
+    return args.foreground, args.verbose, args.options, args.source, args.target
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command gfs2d."""
     try:
-        args = parser.parse_args(argv)
+        foreground, verbose, options, source, target = _arguments(argv)
     except SystemExit as e:
         return EX_USAGE if e.code else 0
     try:
-        request = make_request(args.source, args.target, parse_options(*args.options))
-        if not args.foreground:
-            launch(request, args.verbose)
+        request = make_request(source, target, parse_options(*options))
+        if not foreground:
+            launch(request, verbose)
             return 0
 
         def narrate(text: str) -> None:
-            if args.verbose:
+            if verbose:
                 print(text, flush=True)
 
         return serve(request, True, narrate, lambda: None)

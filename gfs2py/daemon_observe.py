@@ -1,12 +1,11 @@
 """What gfs2d tells of itself: its control socket, and a line in the log for a request that takes far too long.
 
-All of it is one thread, started when the mount is live, so that mounting waits for none of it. What it asks of the
+All of it is one thread, started a moment after the mount is live, so that nothing waits for its modules to load. What it asks of the
 session and the file system are counters, read under the GIL without a lock of theirs: it can answer while they hang.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import resource
 import threading
@@ -14,13 +13,13 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from gfs2py.daemon_log import log
+
 if TYPE_CHECKING:
     from gfs2py.control.protocol import Arguments
     from gfs2py.control.server import ControlServer
     from gfs2py.fuse._ops import FileSystemHandle
     from gfs2py.fuse._session import Session
-
-log = logging.getLogger("gfs2d")
 
 LOOK_INTERVAL_S = 5.0
 STOP_LIMIT_S = 5.0
@@ -88,11 +87,11 @@ class Observer:
             except SocketTaken as e:
                 # The last daemon of a mount with this device number is on its way out.
                 if time.monotonic() > deadline:
-                    log.warning("no control socket path=%s: %s", e.filename, e.strerror)
+                    log.warning(f"no control socket path={e.filename}: {e.strerror}")
                     return
                 self._stopped.wait(TAKEN_RETRY_S)
             except OSError as e:
-                log.warning("no control socket path=%s: %s", e.filename, e.strerror)
+                log.warning(f"no control socket path={e.filename}: {e.strerror}")
                 return
         if self._server is not None:
             self._server.run()
@@ -122,7 +121,7 @@ class Observer:
     def _look(self) -> None:
         if self._session.oldest_request_ns() >= SLOW_NS:
             for line in self._slow.look(self._session.in_flight(SLOW_NS)):
-                log.warning("%s", line)
+                log.warning(line)
 
     # -- operations
 

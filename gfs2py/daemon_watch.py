@@ -6,27 +6,29 @@ point is taken away lazily. It is forked before the daemon opens anything, so it
 nor /dev/fuse.
 """
 
-import contextlib
 import os
 import select
-import signal
 import time
-from dataclasses import dataclass
 
+from gfs2py.errors import ignored
 from gfs2py.fuse import _mount, control
 
 BEAT_INTERVAL_S = 5.0
 CHECK_INTERVAL_S = 2.0
-_SIGKILL_BIT = 1 << (signal.SIGKILL - 1)
+_SIGKILL_BIT = 1 << (_mount.SIGKILL - 1)
 
 
-@dataclass(slots=True)
 class _Watched:
-    pid: int
-    limit_s: int
-    device: int = 0
-    mount_point: str = ""
-    said_goodbye: bool = False
+    """Whom to watch, and what has been heard of it."""
+
+    __slots__ = ("device", "limit_s", "mount_point", "pid", "said_goodbye")
+
+    def __init__(self, pid: int, limit_s: int) -> None:
+        self.pid = pid
+        self.limit_s = limit_s
+        self.device = 0
+        self.mount_point = ""
+        self.said_goodbye = False
 
 
 class Watchdog:
@@ -46,7 +48,7 @@ class Watchdog:
         os.set_blocking(self._send, False)
 
     def _say(self, text: str) -> None:
-        with contextlib.suppress(OSError):      # without a watchdog the mount goes on all the same
+        with ignored(OSError):      # without a watchdog the mount goes on all the same
             os.write(self._send, os.fsencode(text) + b"\0")
 
     def mounted(self, device: int, mount_point: str) -> None:
@@ -63,14 +65,14 @@ class Watchdog:
         """The mount ended in order."""
         self._say("q")
         os.close(self._send)
-        with contextlib.suppress(ChildProcessError):
+        with ignored(ChildProcessError):
             os.waitpid(self.pid, 0)
 
 
 def _watch_process(receive: int, watched: _Watched) -> None:
     os.setsid()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
+    for number in (_mount.SIGTERM, _mount.SIGINT, _mount.SIGHUP, _mount.SIGPIPE):
+        _mount.ignore_signal(number)
     null = os.open("/dev/null", os.O_RDWR)
     for fd in (0, 1, 2):
         os.dup2(null, fd)
@@ -136,15 +138,15 @@ def _is_hung(watched: _Watched, last_beat: float) -> bool:
 def _clean_up(watched: _Watched) -> None:
     if not watched.mount_point:
         return
-    with contextlib.suppress(OSError):
+    with ignored(OSError):
         control.abort_connection(control.connection_number(watched.device))
-    with contextlib.suppress(OSError):
-        os.kill(watched.pid, signal.SIGKILL)
-    with contextlib.suppress(OSError):
+    with ignored(OSError):
+        os.kill(watched.pid, _mount.SIGKILL)
+    with ignored(OSError):
         from gfs2py.control.paths import socket_path  # when it is needed, long after the fork
 
         socket_path(watched.device).unlink(missing_ok=True)
     for entry in reversed(control.mounts()):
         if entry.device == watched.device:
-            with contextlib.suppress(OSError):
+            with ignored(OSError):
                 _mount.umount(os.fsencode(entry.mount_point), control.MNT_DETACH)

@@ -11,3 +11,16 @@ class MountError(Gfs2Error):
 
 class CorruptionError(Gfs2Error):
     """The disk is damaged: block, structure, field, wanted and found stand in the text."""
+
+
+class ignored:
+    """What contextlib.suppress does, for those who cannot wait for contextlib to load."""
+
+    def __init__(self, *errors: type[BaseException]) -> None:
+        self._errors = errors
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
+        return kind is not None and issubclass(kind, self._errors)

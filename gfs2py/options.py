@@ -5,9 +5,11 @@ are refused); `cache_size`, `threads`, `writeback_cache`, `idle_poll`, `watchdog
 ours.
 """
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from __future__ import annotations
+
+TYPE_CHECKING = False       # typing and its kin take longer to load than everything else of a mount command
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 MIB = 1 << 20
 
@@ -21,9 +23,8 @@ class OptionError(ValueError):
     """An option that cannot be; the text names it and its value."""
 
 
-@dataclass(frozen=True, slots=True)
 class MountOptions:
-    """What a mount was asked for. None where the superblock or the file system decides."""
+    """What a mount was asked for. None where the superblock or the file system decides. Never changed once made."""
 
     lockproto: str | None = None
     locktable: str | None = None
@@ -59,7 +60,24 @@ class MountOptions:
     type: str = "gfs2"
     # the VFS's
     vfs_flags: int = 0
-    given: tuple[str, ...] = field(default=(), compare=False)
+    given: tuple[str, ...] = ()
+
+    def __init__(self, **values: object) -> None:
+        for name, value in values.items():
+            if name not in MountOptions.__annotations__:
+                raise TypeError(f"there is no mount option {name}")
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"mount options do not change: {name}")
+
+    def __eq__(self, other: object) -> bool:
+        """The same in all but the words that were given."""
+        return isinstance(other, MountOptions) and all(
+            getattr(self, name) == getattr(other, name) for name in self.__annotations__ if name != "given")
+
+    def __hash__(self) -> int:
+        return hash(tuple(getattr(self, name) for name in self.__annotations__ if name != "given"))
 
     @property
     def read_only(self) -> bool:
@@ -124,19 +142,26 @@ def _text(name: str, value: str) -> str:
     return value
 
 
+def _is_number(text: str, digits: int) -> bool:
+    """Decimal digits of ASCII, one to `digits` of them."""
+    return text.isascii() and text.isdigit() and len(text) <= digits
+
+
 def _number(low: int, high: int) -> Callable[[str, str], int]:
     def parse(name: str, value: str) -> int:
-        if not re.fullmatch(r"\d{1,10}", value, re.ASCII) or not low <= int(value) <= high:
+        if not _is_number(value, 10) or not low <= int(value) <= high:
             raise OptionError(f"option {name}={value} must be a number from {low} to {high}")
         return int(value)
     return parse
 
 
 def _size(name: str, value: str) -> int:
-    found = re.fullmatch(r"(\d{1,15})([kmgt]?)(?:i?b)?", value.lower(), re.ASCII)
-    if not found:
+    text = value.lower().removesuffix("b").removesuffix("i") if value.isascii() else ""
+    suffix = text[-1:] if text[-1:].isalpha() else ""
+    digits = text.removesuffix(suffix)
+    if suffix not in _SUFFIXES or not _is_number(digits, 15):
         raise OptionError(f"option {name}={value} must be a size such as 512M or 2G")
-    size_bytes = int(found[1]) * _SUFFIXES[found[2]]
+    size_bytes = int(digits) * _SUFFIXES[suffix]
     if size_bytes < 4 * MIB:
         raise OptionError(f"option {name}={value} is less than 4M")
     return size_bytes
@@ -149,7 +174,7 @@ def _path(name: str, value: str) -> str:
 
 
 def _fs_type(name: str, value: str) -> str:
-    if not re.fullmatch(r"[a-z0-9]{1,16}", value):
+    if not (value.isascii() and value.isalnum() and value == value.lower() and len(value) <= 16):
         raise OptionError(f"option {name}={value} is no file system type")
     return value
 
@@ -215,6 +240,6 @@ def parse_options(*texts: str) -> MountOptions:
             flags = flags & ~off | on
         elif name not in _IGNORED and not item.startswith(_IGNORED_PREFIXES):
             values |= _one(name, value)
-    options = replace(MountOptions(), **values, vfs_flags=flags, given=tuple(given))  # type: ignore[arg-type]
+    options = MountOptions(**values, vfs_flags=flags, given=tuple(given))
     _check(options)
     return options

@@ -19,7 +19,7 @@ from gfs2py.control.paths import DIRECTORY, socket_path, sockets
 from gfs2py.fuse.control import find_mount, mounts
 
 TIMEOUT_S = 5.0
-YOUNG_LIMIT_S, _YOUNG_RETRY_S = 1.5, 0.02
+YOUNG_LIMIT_S, _YOUNG_RETRY_S = 3.0, 0.02
 _READ_BYTES = 64 << 10
 _TIMEVAL = struct.Struct("@ll")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import logging
 import os
 import selectors
 import socket
@@ -19,8 +18,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gfs2py.control import protocol
-
-log = logging.getLogger("gfs2d")
 
 CLIENTS_MAX = 32
 IDLE_LIMIT_S = 60.0             # a client that neither asks nor reads its answer is let go

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from gfs2py.block._file import FileDevice
 from gfs2py.engine._mount import Gfs2
 from gfs2py.errors import MountError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

@@ -3,30 +3,33 @@
 Source: Documentation/filesystems/fuse.rst (fusectl), /sys/class/bdi.
 """
 
-import contextlib
-import os
-import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from __future__ import annotations
 
+import os
+
+from gfs2py.errors import ignored
 from gfs2py.fuse import _mount
 
 MNT_DETACH = 2
-CONTROL = Path("/sys/fs/fuse/connections")
+CONTROL = "/sys/fs/fuse/connections"
 READ_AHEAD_KB = 4096
 MAX_DIRTY_RATIO_PERCENT = 100
 
 
-@dataclass(frozen=True, slots=True)
 class MountEntry:
     """A line of mountinfo."""
 
-    mount_id: int
-    device: int
-    mount_point: str
-    fs_type: str
-    source: str
+    __slots__ = ("device", "fs_type", "mount_id", "mount_point", "source")
+
+    def __init__(self, line: str) -> None:
+        left, _, right = line.partition(" - ")
+        first, last = left.split(), right.split()
+        major, _, minor = first[2].partition(":")
+        self.mount_id = int(first[0])
+        self.device = os.makedev(int(major), int(minor))
+        self.mount_point = _unescape(first[4])
+        self.fs_type = last[0]
+        self.source = _unescape(last[1])
 
 
 def _unescape(text: str) -> str:
@@ -38,14 +41,8 @@ def _unescape(text: str) -> str:
 
 def mounts() -> list[MountEntry]:
     """All mounts of this mount namespace, in order."""
-    out = []
-    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
-        left, _, right = line.partition(" - ")
-        first, last = left.split(), right.split()
-        major, _, minor = first[2].partition(":")
-        out.append(MountEntry(int(first[0]), os.makedev(int(major), int(minor)), _unescape(first[4]), last[0],
-                              _unescape(last[1])))
-    return out
+    with open("/proc/self/mountinfo", errors="surrogateescape") as f:
+        return [MountEntry(line.rstrip("\n")) for line in f]
 
 
 def find_mount(mount_point: str) -> MountEntry | None:
@@ -64,28 +61,47 @@ def connection_number(device: int) -> int:
     return os.major(device) << 20 | os.minor(device)
 
 
-@contextlib.contextmanager
-def _control_directory(number: int) -> Iterator[Path]:
+class _ControlDirectory:
     """The connection's directory; fusectl is mounted privately for the moment where it is not mounted."""
-    if (CONTROL / str(number)).is_dir():
-        yield CONTROL / str(number)
-        return
-    private = tempfile.mkdtemp(prefix="fusectl-")
-    try:
-        _mount.mount(b"fusectl", private.encode(), b"fusectl", 0, b"")
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+        self._private = ""
+
+    def __enter__(self) -> str:
+        if os.path.isdir(f"{CONTROL}/{self._number}"):
+            return f"{CONTROL}/{self._number}"
+        import tempfile
+
+        self._private = tempfile.mkdtemp(prefix="fusectl-")
         try:
-            yield Path(private) / str(number)
-        finally:
-            _mount.umount(private.encode(), MNT_DETACH)
+            _mount.mount(b"fusectl", self._private.encode(), b"fusectl", 0, b"")
+        except BaseException:
+            os.rmdir(self._private)
+            raise
+        return f"{self._private}/{self._number}"
+
+    def __exit__(self, *_: object) -> None:
+        if self._private:
+            try:
+                _mount.umount(self._private.encode(), MNT_DETACH)
+            finally:
+                os.rmdir(self._private)
+
+
+def _write(path: str, text: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, text.encode())
     finally:
-        os.rmdir(private)
+        os.close(fd)
 
 
 def abort_connection(number: int) -> bool:
     """Fail every request of a connection, now and later: nobody waits for it. False if it is gone."""
-    with _control_directory(number) as directory:
+    with _ControlDirectory(number) as directory:
         try:
-            (directory / "abort").write_text("1")
+            _write(f"{directory}/abort", "1")
         except OSError:
             return False
     return True
@@ -93,17 +109,18 @@ def abort_connection(number: int) -> bool:
 
 def requests_waiting(number: int) -> int:
     """How many requests of the connection are not answered; 0 when it is gone."""
-    with _control_directory(number) as directory:
+    with _ControlDirectory(number) as directory:
         try:
-            return int((directory / "waiting").read_text())
+            with open(f"{directory}/waiting") as f:
+                return int(f.read())
         except OSError:
             return 0
 
 
 def tune(device: int, block: bool) -> None:
     """Raise what the kernel allows a FUSE mount: read-ahead, and the share of dirty pages (1 % else)."""
-    directory = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}{'-fuseblk' if block else ''}")
+    directory = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}{'-fuseblk' if block else ''}"
     for name, value in (("read_ahead_kb", READ_AHEAD_KB), ("strict_limit", 0),
                         ("max_ratio", MAX_DIRTY_RATIO_PERCENT)):
-        with contextlib.suppress(OSError):      # an older kernel, or /sys read-only: slower, not wrong
-            (directory / name).write_text(str(value))
+        with ignored(OSError):      # an older kernel, or /sys read-only: slower, not wrong
+            _write(f"{directory}/{name}", str(value))

@@ -7,14 +7,14 @@ thread in a mount namespace of its own, where the loop's device node is bound ov
 here.
 """
 
-import contextlib
+from __future__ import annotations
+
 import errno
 import os
 import stat
-import threading
-from collections.abc import Callable
-from pathlib import Path
+from _thread import allocate_lock, start_new_thread
 
+from gfs2py.errors import ignored
 from gfs2py.fuse import _mount, control, loop
 from gfs2py.options import (
     MS_DIRSYNC,
@@ -28,6 +28,10 @@ from gfs2py.options import (
     MS_STRICTATIME,
     MS_SYNCHRONOUS,
 )
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 CLONE_FS = 0x200
 # mount(2) flag -> MOUNT_ATTR_* of fsmount(2), and the superblock options that fsconfig(2) takes
@@ -68,10 +72,11 @@ class Connection:
 
     def _find_device(self) -> int:
         """The superblock's device number by the mount's number: stat would be a request to ourselves."""
-        for line in Path(f"/proc/self/fdinfo/{self._mount_fd}").read_text().splitlines():
-            if line.startswith("mnt_id:"):
-                number = int(line.split()[1])
-                return next(m.device for m in control.mounts() if m.mount_id == number)
+        with open(f"/proc/self/fdinfo/{self._mount_fd}") as f:
+            numbers = [int(line.split()[1]) for line in f if line.startswith("mnt_id:")]
+        for entry in control.mounts():
+            if entry.mount_id in numbers:
+                return entry.device
         raise OSError(errno.ENOENT, "the new mount is not to be found")
 
     def forget_mount(self) -> None:
@@ -84,7 +89,7 @@ class Connection:
         """Take the mount out of the tree, whoever uses it."""
         entry = control.find_mount(self.target) if self.target else None
         if entry is not None and entry.device == self.device:
-            with contextlib.suppress(OSError):
+            with ignored(OSError):
                 _mount.umount(os.fsencode(entry.mount_point), control.MNT_DETACH)
 
 
@@ -116,16 +121,19 @@ def _in_thread(work: Callable[[], int]) -> int:
     """Run in a thread that ends after it (its namespace with it); hand over result or exception."""
     result: list[int] = []
     failure: list[OSError] = []
+    done = allocate_lock()
 
     def body() -> None:
         try:
             result.append(work())
         except OSError as e:
             failure.append(e)
+        finally:
+            done.release()
 
-    thread = threading.Thread(target=body, name="gfs2d-mount")
-    thread.start()
-    thread.join()
+    done.acquire()
+    start_new_thread(body, ())
+    done.acquire()
     if failure:
         raise failure[0]
     return result[0]

@@ -6,17 +6,37 @@ Exit statuses as mount(8): 0 mounted, 1 usage or permissions, 2 system error, 4 
 32 failure.
 """
 
-import argparse
+from __future__ import annotations
+
 import os
 import sys
-from collections.abc import Sequence
 
+from gfs2py import words
 from gfs2py.daemon import EX_FAILURE, EX_INTERRUPTED, EX_USAGE, MountError, launch, make_request
 from gfs2py.fuse import _mount, control
 from gfs2py.options import MountOptions, OptionError, parse_options
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-def build_parser() -> argparse.ArgumentParser:
+
+class Arguments:
+    """The command line, read."""
+
+    def __init__(self, source: str, target: str, options: list[str], letters: set[str]) -> None:
+        self.source, self.target, self.options = source, target, options
+        self.fake, self.sloppy, self.verbose = "f" in letters, "s" in letters, "v" in letters
+
+
+def read_arguments(argv: Sequence[str] | None) -> Arguments:
+    """argparse only for what is not plain: loading it would take a good part of a mount. Raises SystemExit."""
+    plain = words.split(list(sys.argv[1:] if argv is None else argv), "fnsv", "ot")
+    if plain is not None and len(plain[1]) == 2:
+        found, (source, target) = plain
+        return Arguments(source, target, found.get("o", []), set(found))
+    import argparse
+
     parser = argparse.ArgumentParser(prog="mount.gfs2", description="mount a GFS2 file system")
     parser.add_argument("source", metavar="DEVICE-or-IMAGE")
     parser.add_argument("target", metavar="DIRECTORY")
@@ -26,7 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", dest="verbose", action="store_true", help="tell each step")
     parser.add_argument("-o", dest="options", action="append", default=[], metavar="OPTIONS")
     parser.add_argument("-t", dest="type", metavar="TYPE", help="accepted: mount(8) passes it")
-    return parser
+    args = parser.parse_args(argv)
+    return Arguments(args.source, args.target, args.options, {
+        letter for letter, on in (("f", args.fake), ("s", args.sloppy), ("v", args.verbose)) if on})
 
 
 def read_options(texts: Sequence[str], sloppy: bool) -> MountOptions:
@@ -56,7 +78,7 @@ def remount(target: str, options: MountOptions) -> None:
         raise MountError(f"cannot remount {target}: {e.strerror}") from e
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: Arguments) -> None:
     def narrate(text: str) -> None:
         print(f"mount.gfs2: {text}", flush=True)
 
@@ -77,7 +99,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     try:
-        args = build_parser().parse_args(argv)
+        args = read_arguments(argv)
     except SystemExit as e:
         return EX_USAGE if e.code else 0
     if os.geteuid() != 0:

@@ -6,21 +6,39 @@ umount(2) of a fuseblk mount waits for the daemon itself; this waits on for its 
 Exit statuses as umount(8): 0 unmounted, 1 usage, 2 system error, 32 failure.
 """
 
-import argparse
+from __future__ import annotations
+
 import os
 import select
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
+from gfs2py import words
 from gfs2py.fuse import _mount, control
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 EX_USAGE, EX_FAILURE = 1, 32
 MNT_FORCE, MNT_DETACH = 1, 2
 DAEMON_WAIT_S = 120.0
 
 
-def build_parser() -> argparse.ArgumentParser:
+class Arguments:
+    """The command line, read."""
+
+    def __init__(self, target: str, letters: set[str]) -> None:
+        self.target = target
+        self.force, self.lazy, self.verbose = "f" in letters, "l" in letters, "v" in letters
+
+
+def read_arguments(argv: Sequence[str] | None) -> Arguments:
+    """argparse only for what is not plain: loading it takes longer than unmounting. Raises SystemExit."""
+    plain = words.split(list(sys.argv[1:] if argv is None else argv), "flnrvi", "t")
+    if plain is not None and len(plain[1]) == 1:
+        return Arguments(plain[1][0], set(plain[0]))
+    import argparse
+
     parser = argparse.ArgumentParser(prog="umount.gfs2", description="unmount a GFS2 file system")
     parser.add_argument("target", metavar="DIRECTORY-or-DEVICE")
     parser.add_argument("-f", dest="force", action="store_true", help="abort what is under way")
@@ -30,7 +48,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", dest="verbose", action="store_true", help="tell each step")
     parser.add_argument("-t", dest="type", metavar="TYPE", help="accepted: umount(8) passes it")
     parser.add_argument("-i", dest="internal", action="store_true", help="accepted")
-    return parser
+    args = parser.parse_args(argv)
+    return Arguments(args.target, {
+        letter for letter, on in (("f", args.force), ("l", args.lazy), ("v", args.verbose)) if on})
 
 
 def find(target: str) -> control.MountEntry | None:
@@ -45,19 +65,21 @@ def find(target: str) -> control.MountEntry | None:
 
 def daemon_of(entry: control.MountEntry) -> int | None:
     """A pidfd of the gfs2d that serves a mount, by its command line."""
-    for directory in Path("/proc").iterdir():
-        if not directory.name.isdigit():
+    title = b"\0".join((b"gfs2d", os.fsencode(entry.source), os.fsencode(entry.mount_point)))
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
             continue
         try:
-            words = (directory / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
-            if words[:3] == [b"gfs2d", os.fsencode(entry.source), os.fsencode(entry.mount_point)]:
-                return os.pidfd_open(int(directory.name))
+            with open(f"/proc/{name}/cmdline", "rb") as f:
+                found = f.read().rstrip(b"\0")
+            if found == title:
+                return os.pidfd_open(int(name))
         except OSError:
             continue
     return None
 
 
-def unmount(args: argparse.Namespace) -> int:
+def unmount(args: Arguments) -> int:
     entry = find(args.target)
     if entry is None or not entry.fs_type.endswith(".gfs2"):
         print(f"umount.gfs2: {args.target} is not a mounted GFS2", file=sys.stderr)
@@ -83,7 +105,7 @@ def unmount(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     try:
-        args = build_parser().parse_args(argv)
+        args = read_arguments(argv)
     except SystemExit as e:
         return EX_USAGE if e.code else 0
     return unmount(args)

@@ -14,6 +14,8 @@ from gfs2py.ondisk._ondisk cimport (
 
 cdef enum:
     SCAN_BYTES = 4194304        # one batch while the head is sought or the tree is read
+    SCAN_FIRST_BYTES = 131072   # the first batch of a scan
+    PROBE_BYTES = 16384         # of a look for one header
     SEG_BYTES = 1048576         # one piece of a batch
     MAX_NBLOCKS = 1073741824    # log blocks of a journal; positions are 32 bits
 
@@ -323,38 +325,91 @@ cdef void take_head(jhead* head, const void* p) noexcept nogil:
     head.local_dinodes = <int64_t> be64toh(lh.lh_local_dinodes)
 
 
-cdef int jhead_find(jdesc* jd, jhead* head) noexcept nogil:
-    """Scan the log for the valid header with the highest sequence.
+cdef int scan_headers(jdesc* jd, uint8_t* buf, uint32_t lblk, uint32_t end, uint32_t batch, jhead* head,
+                      bint* done) noexcept nogil:
+    """Take the newest header of log blocks `lblk` to `end` into `head`; `done` when one is older than that.
 
-    The log is a ring: from block 0 the sequences rise up to the head and are lower behind it, so the scan ends at
-    the first header below the highest.
+    Batches of `batch` blocks, growing: what is sought is often near.
     """
-    cdef uint32_t batch = SCAN_BYTES // jd.bsize
-    cdef uint32_t lblk = 0
     cdef uint32_t n, i
     cdef uint64_t seq
     cdef uint8_t* p
-    cdef bint done = False
     cdef int err = 0
-    cdef uint8_t* buf = <uint8_t*> dev_alloc(SCAN_BYTES)
-    memset(head, 0, sizeof(jhead))
-    if buf == NULL:
-        return -ENOMEM
-    while lblk < jd.nblocks and not done and not err:
-        n = jd.nblocks - lblk if jd.nblocks - lblk < batch else batch
+    while lblk < end and not done[0] and not err:
+        n = end - lblk if end - lblk < batch else batch
         err = read_log(jd, lblk, n, buf)
         i = 0
-        while i < n and not done and not err:
+        while i < n and not done[0] and not err:
             p = buf + <uint64_t> i * jd.bsize
             if header_ok(jd, p, lblk + i):
                 seq = be64toh((<gfs2_log_header*> p).lh_sequence)
                 if head.n_headers and seq < head.sequence:
-                    done = True
+                    done[0] = True
                 else:
                     take_head(head, p)
                     head.n_headers += 1
             i += 1
         lblk += n
+        if batch < <uint32_t> SCAN_BYTES // jd.bsize:
+            batch *= 2
+    return err
+
+
+cdef int first_header(jdesc* jd, uint8_t* buf, uint32_t lblk, uint32_t end, jhead* found) noexcept nogil:
+    """The first header in log blocks `lblk` to `end`, into `found`, whose n_headers is 0 when there is none."""
+    cdef uint32_t batch = PROBE_BYTES // jd.bsize
+    cdef uint32_t n, i
+    cdef uint8_t* p
+    cdef int err = 0
+    found.n_headers = 0
+    while lblk < end and not found.n_headers and not err:
+        n = end - lblk if end - lblk < batch else batch
+        err = read_log(jd, lblk, n, buf)
+        i = 0
+        while i < n and not found.n_headers and not err:
+            p = buf + <uint64_t> i * jd.bsize
+            if header_ok(jd, p, lblk + i):
+                take_head(found, p)
+                found.n_headers = 1
+            i += 1
+        lblk += n
+        if batch < <uint32_t> SCAN_BYTES // jd.bsize:
+            batch *= 2
+    return err
+
+
+cdef int jhead_find(jdesc* jd, jhead* head) noexcept nogil:
+    """The valid header with the highest sequence.
+
+    The log is a ring: from block 0 the sequences rise up to the head and are lower behind it, as a header is written
+    only when all before it is durable. So a header not below the first one lies before the head or is it: halving
+    finds its neighbourhood, and the scan from there ends at the first header below the highest.
+    """
+    cdef uint32_t first = SCAN_FIRST_BYTES // jd.bsize
+    cdef uint32_t lo, hi, mid
+    cdef uint64_t lowest
+    cdef jhead at
+    cdef bint done = False
+    cdef int err
+    cdef uint8_t* buf = <uint8_t*> dev_alloc(SCAN_BYTES)
+    memset(head, 0, sizeof(jhead))
+    if buf == NULL:
+        return -ENOMEM
+    memset(&at, 0, sizeof(jhead))
+    err = first_header(jd, buf, 0, jd.nblocks, &at)
+    lowest = at.sequence
+    lo = at.blkno if at.n_headers else 0
+    hi = jd.nblocks
+    while not err and at.n_headers and hi - lo > first:
+        mid = lo + (hi - lo) // 2
+        err = first_header(jd, buf, mid, hi, &at)
+        if not at.n_headers or at.sequence < lowest:
+            hi = mid
+            at.n_headers = 1
+        else:
+            lo = at.blkno
+    if not err:
+        err = scan_headers(jd, buf, lo, jd.nblocks, first, head, &done)
     dev_free(buf)
     if not err and head.n_headers == 0:
         err = damage(jd, journal_block(jd, 0), "journal", "valid log headers", 1, 0)

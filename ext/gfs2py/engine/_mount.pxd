@@ -3,7 +3,7 @@ from gfs2py.block._device cimport BlockDevice
 from gfs2py.engine._fs cimport gfs2_fs
 from gfs2py.engine._incore cimport opctx, sbd
 from gfs2py.engine._quotad cimport quotad
-from gfs2py.engine._recovery cimport jdesc
+from gfs2py.engine._recovery cimport jdesc, jhead
 from gfs2py.fuse._ops cimport FileSystemHandle
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -22,6 +22,9 @@ cdef class Gfs2(FileSystemHandle):
     cdef tuple mounted_as           # lock protocol and table
     cdef readonly list recovered    # what replay did, by journal
     cdef object say
+    cdef jdesc own_jd               # our journal's map and head, if recovery found it clean
+    cdef jhead own_head
+    cdef bint own_clean
     # the steps of a mount, in order
     cdef _caches(self, cache_bytes, uint32_t inodes)
     cdef _find_journals(self)

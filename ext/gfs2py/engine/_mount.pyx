@@ -185,7 +185,8 @@ cdef class Gfs2(FileSystemHandle):
             self._choose_journal(jid)
             if not norecovery and not sd.flags & SDF_SPECTATOR:
                 self._recover_all()
-                self._forget_all(cache_bytes, inodes)
+                if self.recovered:      # what was read before may be older than what the replay wrote
+                    self._forget_all(cache_bytes, inodes)
             self._load_system()
             self._go_live(commit_ms, statfs_s, quota_s, background)
         except BaseException:
@@ -349,6 +350,11 @@ cdef class Gfs2(FileSystemHandle):
         try:
             self._journal_check(err, jid, &jd)
             if head.flags & GFS2_LOG_HEAD_UNMOUNT:
+                if jid == self.jid:
+                    self.own_jd = jd
+                    self.own_head = head
+                    self.own_clean = True
+                    jd.ext = NULL
                 return
             if sd.dev.flags & 1:
                 raise MountError(EROFS, f"journal {jid} must be replayed, but the device is read-only "
@@ -405,8 +411,13 @@ cdef class Gfs2(FileSystemHandle):
         addr = self._addr_of("jindex", f"journal{self.jid}")
         memset(&jd, 0, sizeof(jd))
         try:
-            self._journal_check(journal_open(&jd, sd.dev, sd.bsize, sd.fs_blocks, addr), self.jid, &jd)
-            self._journal_check(jhead_find(&jd, &head), self.jid, &jd)
+            if self.own_clean:
+                jd = self.own_jd        # found when it was looked at, and clean: still so
+                head = self.own_head
+                self.own_jd.ext = NULL
+            else:
+                self._journal_check(journal_open(&jd, sd.dev, sd.bsize, sd.fs_blocks, addr), self.jid, &jd)
+                self._journal_check(jhead_find(&jd, &head), self.jid, &jd)
             sd.log.ext = jd.ext
             sd.log.n_ext = jd.n_ext
             sd.log.nblocks = jd.nblocks
@@ -472,6 +483,7 @@ cdef class Gfs2(FileSystemHandle):
             _put_system(sd)
         if sd.log != NULL:
             log_destroy(sd)
+        journal_close(&self.own_jd)
         icache_destroy(sd)
         cache_destroy(sd)
         ob_detach(&sd.ob, sd.dev)

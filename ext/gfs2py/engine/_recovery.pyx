@@ -26,7 +26,7 @@ from gfs2py.ondisk._ondisk cimport (
 )
 
 import os
-from typing import NamedTuple
+from collections import namedtuple
 
 cdef extern from "<time.h>" nogil:
     struct timespec:
@@ -586,20 +586,11 @@ class JournalDamage(OSError):
         self.wanted, self.found = wanted, found
 
 
-class JournalHead(NamedTuple):
+class JournalHead(namedtuple("JournalHead", "sequence flags tail blkno v1 jinode statfs_addr quota_addr "
+                             "local_total local_free local_dinodes")):
     """The newest header of a journal; tail and blkno in log blocks, the local_* in blocks and dinodes."""
 
-    sequence: int
-    flags: int
-    tail: int
-    blkno: int
-    v1: bool
-    jinode: int
-    statfs_addr: int
-    quota_addr: int
-    local_total: int
-    local_free: int
-    local_dinodes: int
+    __slots__ = ()
 
     @property
     def clean(self):
@@ -607,18 +598,11 @@ class JournalHead(NamedTuple):
         return bool(self.flags & GFS2_LOG_HEAD_UNMOUNT)
 
 
-class ReplayStats(NamedTuple):
+class ReplayStats(namedtuple("ReplayStats", "log_blocks found_meta found_data replayed revokes revoked stale_rgrps "
+                             "read_ms write_ms")):
     """What a replay found and did: counts of blocks, see _recovery.pxd; times in milliseconds."""
 
-    log_blocks: int
-    found_meta: int
-    found_data: int
-    replayed: int
-    revokes: int
-    revoked: int
-    stale_rgrps: int
-    read_ms: float
-    write_ms: float
+    __slots__ = ()
 
 
 cdef object head_tuple(const jhead* h):

@@ -8,6 +8,7 @@ cdef extern from *:
     """
     #include <errno.h>
     #include <sched.h>
+    #include <signal.h>
     #include <sys/mount.h>
     #include <sys/prctl.h>
     #include <sys/syscall.h>
@@ -26,8 +27,27 @@ cdef extern from *:
     { return (int)syscall(SYS_move_mount, from, "", -100, to, 4 /* empty from path */); }
     static int gm_set_name(const char *n) { return prctl(PR_SET_NAME, (unsigned long)n, 0, 0, 0); }
     static int gm_set_pdeathsig(int s) { return prctl(PR_SET_PDEATHSIG, (unsigned long)s, 0, 0, 0); }
+    static int gm_forward_to = -1;
+    static void gm_forward(int number)
+    { int e = errno; unsigned char n = (unsigned char)number; if (write(gm_forward_to, &n, 1) < 0) {} errno = e; }
+    static int gm_handle(int number, int fd)
+    {
+        struct sigaction a;
+        sigemptyset(&a.sa_mask);
+        a.sa_flags = SA_RESTART;
+        a.sa_handler = fd < 0 ? SIG_IGN : gm_forward;
+        if (fd >= 0)
+            gm_forward_to = fd;
+        return sigaction(number, &a, NULL);
+    }
+    static void gm_stop_forwarding(void) { gm_forward_to = -1; }
     """
     int errno
+    int c_SIGHUP "SIGHUP"
+    int c_SIGINT "SIGINT"
+    int c_SIGKILL "SIGKILL"
+    int c_SIGPIPE "SIGPIPE"
+    int c_SIGTERM "SIGTERM"
     int c_mount "mount"(const char* source, const char* target, const char* fstype, unsigned long flags,
                         const void* data) nogil
     int c_umount2 "umount2"(const char* target, int flags) nogil
@@ -38,6 +58,11 @@ cdef extern from *:
     int gm_move_mount(int source, const char* to) nogil
     int gm_set_name(const char* n) nogil
     int gm_set_pdeathsig(int s) nogil
+    int gm_handle(int number, int fd) nogil
+    void gm_stop_forwarding() nogil
+
+# Python's signal module takes longer to load than a mount to make.
+SIGHUP, SIGINT, SIGKILL, SIGPIPE, SIGTERM = c_SIGHUP, c_SIGINT, c_SIGKILL, c_SIGPIPE, c_SIGTERM
 
 
 cdef object fail(int err, str what):
@@ -128,6 +153,24 @@ def set_process_name(bytes name not None):
 def set_parent_death_signal(int signal):
     """Get this signal when the parent process dies; 0 for none."""
     gm_set_pdeathsig(signal)
+
+
+def ignore_signal(int number):
+    """From now on this signal does nothing."""
+    if gm_handle(number, -1) < 0:
+        raise fail(errno, f"signal {number}")
+
+
+def forward_signals(numbers, int fd):
+    """From now on each of these signals writes one byte, its number, to `fd`, which does not block."""
+    for number in numbers:
+        if gm_handle(number, fd) < 0:
+            raise fail(errno, f"signal {number}")
+
+
+def stop_forwarding():
+    """Before the descriptor is closed: signals do nothing from here on."""
+    gm_stop_forwarding()
 
 
 def set_process_title(list argv not None):

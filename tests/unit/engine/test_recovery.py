@@ -101,6 +101,24 @@ class TestHead:
         assert journal_of(log).head() == JournalHead(100, UNMOUNT, 5, 0, False, 0, 777, 0, -1, -20, 3)
         assert journal_of(log).head().clean
 
+    @pytest.mark.parametrize("seed", range(40))
+    def test_found_wherever_it_is(self, seed: int) -> None:
+        """In a long ring whose headers are near or far apart, one lap behind the head or none."""
+        rng = random.Random(seed)
+        blocks = rng.choice([2, 256, 257, 700, 3000])
+        spread = rng.choice([1, 2, 40, 900])
+        places = sorted({0 if rng.random() < 0.5 else rng.randrange(blocks)}
+                        | {rng.randrange(blocks) for _ in range(blocks // spread)})
+        head = rng.choice(places)
+        dev = MemoryDevice((1000 + blocks) * BSIZE)
+        first, laps = rng.randrange(1, 1000), rng.random() < 0.7
+        for i, at in enumerate(places):
+            if at <= head or laps:
+                number = first + i + (0 if at > head else len(places))
+                dev.write((1000 + at) * BSIZE, log_header(BSIZE, number, at, 0, v1=True))
+        found = Journal.from_extents(dev, BSIZE, [(0, 1000, blocks)]).head()
+        assert (found.blkno, found.sequence) == (head, first + places.index(head) + len(places))
+
     def test_no_header_at_all_is_damage(self) -> None:
         with pytest.raises(JournalDamage, match="valid log headers") as e:
             journal_of(log_on(disk())).head()
