@@ -30,9 +30,9 @@ from gfs2py.options import MountOptions, OptionError, parse_options
 TYPE_CHECKING = False       # what is not loaded here shortens every mount
 if TYPE_CHECKING:
     import threading
+    from collections.abc import Callable, Sequence
 
     from gfs2py.daemon_observe import Observer
-    from collections.abc import Callable, Sequence
 
     Narrator = Callable[[str], None]
 

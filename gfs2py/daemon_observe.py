@@ -1,7 +1,8 @@
 """What gfs2d tells of itself: its control socket, and a line in the log for a request that takes far too long.
 
-All of it is one thread, started a moment after the mount is live, so that nothing waits for its modules to load. What it asks of the
-session and the file system are counters, read under the GIL without a lock of theirs: it can answer while they hang.
+All of it is one thread, started a moment after the mount is live, so that nothing waits for its modules to load. What
+it asks of the session and the file system are counters, read under the GIL without a lock of theirs: it can answer
+while they hang.
 """
 
 from __future__ import annotations
