@@ -16,6 +16,7 @@ class Session:
         clone: bool = True,
         hold_destroy: bool = False,
         idle_poll: bool = False,
+        local_locks: bool = False,
     ) -> None: ...
     @property
     def event_fd(self) -> int: ...

@@ -22,12 +22,13 @@ class NullMount:
     """A live mount of a null file system."""
 
     def __init__(self, path: Path, image: Path, *, plain: bool = False, writeback: bool = False,
-                 threads: int = 0, acl: bool = False, idle_poll: bool = False, **options: int) -> None:
+                 threads: int = 0, acl: bool = False, idle_poll: bool = False,
+                 local_locks: bool = False, **options: int) -> None:
         self.path = path
         self.handle = NullFileSystem(**options)
         self.connection = mount.connect(os.fspath(image), 0, plain=plain)
         self.session = Session(self.handle, self.connection.fd, writeback=writeback, threads=threads, acl=acl,
-                               idle_poll=idle_poll)
+                               idle_poll=idle_poll, local_locks=local_locks)
         self.session.start()
         self.connection.attach(os.fspath(path))
         self.connection.forget_mount()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from fuse.conftest import NullMount, wait_until
+from fuse.conftest import MakeMount, NullMount, wait_until
 
 pytestmark = pytest.mark.mount
 
@@ -217,3 +217,36 @@ def test_many_waiters_all_get_their_turn(null_mount: NullMount, file: Path) -> N
     assert [c.wait() for c in children] == [0] * 24
     assert file.read_bytes().rstrip(b"x") == b"24"
     os.close(fd)
+
+
+def test_local_locks_are_the_kernels(make_mount: MakeMount) -> None:
+    """The same rules without a request: conflicts, waiting, and the end of fcntl locks at close."""
+    m = make_mount(local_locks=True)
+    path = m.path / "locked"
+    path.write_bytes(b"x" * 100)
+    fd = os.open(path, os.O_RDWR)
+    other = os.open(path, os.O_RDWR)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    with pytest.raises(BlockingIOError):
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    fcntl.lockf(fd, fcntl.LOCK_EX, 10)
+
+    def work() -> int:
+        mine = os.open(path, os.O_RDWR)
+        try:
+            fcntl.lockf(mine, fcntl.LOCK_EX | fcntl.LOCK_NB, 10)
+        except BlockingIOError:
+            fcntl.lockf(mine, fcntl.LOCK_EX, 10)
+            return 7
+        return 1
+
+    child = Child(work)
+    wait_until(lambda: f"{child.pid} " in Path("/proc/locks").read_text(), "the child to wait")
+    os.close(other)             # any close of the file ends this process's fcntl locks
+    assert child.wait() == 7
+    os.close(fd)
+    opcodes = m.session.statistics()["opcodes"]
+    assert not {"SETLK", "SETLKW", "GETLK"} & set(opcodes)
+    assert m.settled("FLUSH") == 1, "asked once, and told that it is not needed"
+    assert m.session.statistics()["locks"] == 0

@@ -541,6 +541,10 @@ cdef class Gfs2(FileSystemHandle):
         return self.m != NULL and not self.m.sd.flags & (SDF_QUOTA_ENFORCE | SDF_RDONLY | SDF_SHARED)
 
     @property
+    def kernel_may_lock(self):
+        return self.m != NULL and not self.m.sd.flags & SDF_SHARED
+
+    @property
     def label(self):
         return (<bytes>self.m.sd.jid_name).decode(errors="replace") if self.m != NULL else ""
 

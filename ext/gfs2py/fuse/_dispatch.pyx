@@ -368,10 +368,12 @@ cdef int do_write(request* r) noexcept nogil:
 
 cdef int do_flush(request* r) noexcept nogil:
     cdef fuse_flush_in* a = <fuse_flush_in*>r.arg
+    if r.se.local_locks:
+        return -ENOSYS              # the kernel never asks again: what it has to write it has written by now
     if r.se.ops.setlk == NULL:
         locktab_drop_owner(r.se.locks, r.h.nodeid, a.lock_owner)
     if r.se.ops.flush == NULL:
-        return 0                    # never ENOSYS: the kernel would stop telling, and locks would leak
+        return 0                    # not ENOSYS: the kernel would stop telling, and locks would leak
     return r.se.ops.flush(r.se.fs, &r.rq, r.h.nodeid, a.fh, a.lock_owner)
 
 

@@ -30,6 +30,11 @@ cdef class FileSystemHandle:
         return False
 
     @property
+    def kernel_may_lock(self):
+        """Whether the kernel may keep flock and fcntl locks to itself: no other node has the file system mounted."""
+        return False
+
+    @property
     def label(self):
         """What messages call this file system: the lock table or the device."""
         return ""

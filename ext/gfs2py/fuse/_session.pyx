@@ -154,12 +154,14 @@ cdef class Session:
     `fd` is an open and mounted /dev/fuse (the session closes it), or for tests one end of a SOCK_SEQPACKET pair
     with clone=False. `threads` is the largest number of workers (default 2 per core + 2, at least 4).
     max_write_bytes, max_readahead_bytes: what is asked for; the kernel may give less. `idle_poll` keeps idle processors
-    from halting while requests flow, where /dev/cpu_dma_latency may be opened.
+    from halting while requests flow, where /dev/cpu_dma_latency may be opened. `local_locks`: the kernel keeps file locks
+    to itself and sends no FLUSH at close.
     """
 
     def __cinit__(self, FileSystemHandle handle not None, int fd, *, bint writeback=False, bint acl=False,
                   int threads=0, uint32_t max_write_bytes=1 << 20, uint32_t max_readahead_bytes=4 << 20,
-                  bint clone=True, bint hold_destroy=False, bint idle_poll=False):
+                  bint clone=True, bint hold_destroy=False, bint idle_poll=False,
+                  bint local_locks=False):
         if handle.ops == NULL:
             raise ValueError("the file system handle has no operations")
         if max_write_bytes < PAGE or max_write_bytes > 64 << 20 or max_write_bytes % PAGE:
@@ -176,6 +178,9 @@ cdef class Session:
         self.se.hold_destroy = hold_destroy
         self.se.idle_poll = idle_poll
         self.se.want_flags = BASE_FLAGS
+        self.se.local_locks = local_locks
+        if local_locks:
+            self.se.want_flags &= ~<uint32_t>(FUSE_POSIX_LOCKS | FUSE_FLOCK_LOCKS)
         if writeback:
             self.se.want_flags |= FUSE_WRITEBACK_CACHE
         if acl:

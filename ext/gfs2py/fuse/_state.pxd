@@ -97,6 +97,7 @@ cdef struct session:
     int fd                      # the one that was mounted
     int event_fd                # readable: look at `state` and `destroy`
     bint cloned                 # clones work; not on the sockets of tests
+    bint local_locks            # the kernel keeps file locks to itself: no lock requests, and no FLUSH for them
     bint hold_destroy           # DESTROY is answered only after Python said so
     uint32_t minor, flags, flags2
     uint32_t want_flags, want_flags2
