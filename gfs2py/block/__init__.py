@@ -4,8 +4,8 @@ Each is loaded when its name is first used: the commands need only files, and qu
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False       # typing takes longer to load than all that is here
 if TYPE_CHECKING:
     from gfs2py.block._device import BlockDevice
     from gfs2py.block._faulty import FaultyDevice

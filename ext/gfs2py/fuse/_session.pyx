@@ -154,8 +154,8 @@ cdef class Session:
     `fd` is an open and mounted /dev/fuse (the session closes it), or for tests one end of a SOCK_SEQPACKET pair
     with clone=False. `threads` is the largest number of workers (default 2 per core + 2, at least 4).
     max_write_bytes, max_readahead_bytes: what is asked for; the kernel may give less. `idle_poll` keeps idle processors
-    from halting while requests flow, where /dev/cpu_dma_latency may be opened. `local_locks`: the kernel keeps file locks
-    to itself and sends no FLUSH at close.
+    from halting while requests flow, where /dev/cpu_dma_latency may be opened. `local_locks`: the kernel keeps file
+    locks to itself and sends no FLUSH at close.
     """
 
     def __cinit__(self, FileSystemHandle handle not None, int fd, *, bint writeback=False, bint acl=False,
