@@ -135,3 +135,25 @@ def test_zero_range_without_space_changes_nothing(root: Path, rng: random.Random
     fallocate(fd, ZERO | KEEP_SIZE, 1000, 8000)
     assert os.pread(fd, len(data) + 1, 0) == data[:1000] + bytes(8000) + data[9000:]
     os.close(fd)
+
+
+def test_direct_append_behind_what_only_the_kernel_has(root: Path, rng: random.Random) -> None:
+    """The end of the file is where the kernel says; pieces of one append, sent at once, stay in order."""
+    data = rng.randbytes(50_000)
+    path = root / "f"
+    with path.open("wb") as f:
+        f.write(data)
+        f.flush()
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_DIRECT)
+        for size in (4096, 5 << 20, 8 << 20):
+            buffer = mmap.mmap(-1, size)
+            buffer[:] = more = rng.randbytes(size)
+            assert os.write(fd, buffer) == size
+            data += more
+            buffer.close()
+            f.seek(0, os.SEEK_END)
+            f.write(b"tail")
+            f.flush()
+            data += b"tail"
+        os.close(fd)
+    assert path.read_bytes() == data

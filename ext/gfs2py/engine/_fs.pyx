@@ -24,7 +24,7 @@ cdef extern from "<errno.h>" nogil:
 cdef extern from "<sys/stat.h>" nogil:
     uint32_t S_IFMT, S_IFDIR, S_IFREG, S_IFLNK, S_IFBLK, S_IFCHR, S_IFIFO, S_IFSOCK, S_ISGID
 cdef extern from "<fcntl.h>" nogil:
-    uint32_t O_ACCMODE, O_RDONLY
+    uint32_t O_ACCMODE, O_RDONLY, O_NOATIME
 
 cdef enum:
     COLLECT_BYTES = 65536           # names of one readdir round
@@ -148,6 +148,7 @@ cdef int do_readlink(void* p, fs_req* rq, uint64_t nodeid, char* out, uint32_t s
     cdef opctx cx
     cdef inode* ip = NULL
     cdef uint64_t got = 0
+    cdef bint due = False
     cdef int err
     fs_ctx(&cx, fs, rq)
     err = inode_get(fs.sd, node_addr(fs, nodeid), &ip)
@@ -159,6 +160,10 @@ cdef int do_readlink(void* p, fs_req* rq, uint64_t nodeid, char* out, uint32_t s
             err = -EINVAL
         else:
             err = file_read(&cx, ip, 0, size, <uint8_t*>out, &got)
+            due = err == 0 and atime_due(&cx, ip)
+        inode_unlock(&cx, ip)
+    if due and inode_lock(&cx, ip, LM_ST_EXCLUSIVE) == 0:
+        atime_update(&cx, ip)
         inode_unlock(&cx, ip)
     inode_put(ip)
     length[0] = <uint32_t>got
@@ -432,7 +437,7 @@ cdef int do_readdir(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t 
         err = inode_lock(&cx, ip, LM_ST_SHARED)
         if err == 0:
             err = dir_read(&cx, ip, off, _collect, &c) if (ip.mode & S_IFMT) == S_IFDIR else -ENOTDIR
-            due = off == 0 and atime_due(&cx, ip)
+            due = off == 0 and not (fh and (<handle*>fh).flags & O_NOATIME) and atime_due(&cx, ip)
             inode_unlock(&cx, ip)
     if err >= 0:
         err = 0

@@ -20,7 +20,7 @@ from gfs2py.ondisk._ondisk cimport (GFS2_DIF_APPENDONLY, GFS2_DIF_IMMUTABLE, GFS
 cdef extern from "<errno.h>" nogil:
     int EBADF, EFBIG, EINVAL, EISDIR, ENOMEM, ENOTTY, EPERM, EROFS
 cdef extern from "<fcntl.h>" nogil:
-    uint32_t O_ACCMODE, O_RDONLY, O_TRUNC, O_APPEND, O_DIRECT
+    uint32_t O_ACCMODE, O_RDONLY, O_TRUNC, O_APPEND, O_DIRECT, O_NOATIME
 cdef extern from "<sys/stat.h>" nogil:
     uint32_t S_IFMT, S_IFDIR, S_IFREG
 cdef extern from "<linux/fs.h>" nogil:
@@ -151,7 +151,7 @@ cdef int do_read(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t off
             err = -EISDIR
         else:
             err = file_read(&cx, ip, off, size, out, &got)
-            due = err == 0 and atime_due(&cx, ip)
+            due = err == 0 and not (fh and (<handle*>fh).flags & O_NOATIME) and atime_due(&cx, ip)
         inode_unlock(&cx, ip)
     if due and inode_lock(&cx, ip, LM_ST_EXCLUSIVE) == 0:
         atime_update(&cx, ip)       # the data was read: a failure here is not the reader's
@@ -186,15 +186,15 @@ cdef int do_write(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t of
     err = _ip_of(fs, nodeid, fh, &ip)
     if err:
         return err
-    cx.no_times = (write_flags & WRITE_CACHE) != 0
+    cx.no_times = rq.kernel_times
     err = inode_lock(&cx, ip, LM_ST_EXCLUSIVE)
     if err == 0:
         if (ip.mode & S_IFMT) != S_IFREG:
             err = -EINVAL
         if err == 0 and write_flags & WRITE_KILL_SUIDGID:
             err = attr_kill_priv(&cx, ip)
-        if err == 0 and open_flags & O_APPEND and not (write_flags & WRITE_CACHE):
-            off = ip.size
+        # With O_APPEND too the kernel's offset counts: it may hold pages of the file that we have not been sent yet, and
+        # sends one large append as several requests at once.
         if err == 0 and (write_flags & WRITE_CACHE or open_flags & O_DIRECT):
             # All or an error: of a short answer the kernel's write-back tells nobody, and a direct write makes EIO
             # (fs/fuse/file.c, fuse_writepage_end and fuse_get_res_by_io).
@@ -328,6 +328,8 @@ cdef int do_copy(void* p, fs_req* rq, uint64_t node_in, uint64_t fh_in, uint64_t
                 err = attr_kill_priv(&cx, both[1]) if cx.uid else 0
             if err == 0:
                 err = file_copy_range(&cx, both[0], off_in, both[1], off_out, length, copied)
+            if err == 0 and not (fh_in and (<handle*>fh_in).flags & O_NOATIME):
+                atime_update(&cx, both[0])
             inodes_unlock(&cx, both, 2)
     if both[0] != NULL:
         _ip_done(fh_in, both[0])

@@ -353,13 +353,18 @@ cdef int do_read(request* r) noexcept nogil:
 cdef int do_write(request* r) noexcept nogil:
     cdef fuse_write_in* a = <fuse_write_in*>r.arg
     cdef fuse_write_out* o = <fuse_write_out*>r.out
+    cdef bint cached = (a.write_flags & FUSE_WRITE_CACHE) != 0
     cdef uint32_t written = 0
     cdef int err
     if a.size > r.arg_len - sizeof(fuse_write_in):
         return -EINVAL
     r.rq.kill_suidgid = (a.write_flags & FUSE_WRITE_KILL_SUIDGID) != 0
+    r.rq.kernel_times = cached and (r.se.flags & FUSE_WRITEBACK_CACHE) != 0
     err = r.se.ops.write(r.se.fs, &r.rq, r.h.nodeid, a.fh, a.offset, a.size, r.arg + sizeof(fuse_write_in),
                          a.write_flags, a.flags, &written)
+    if err == 0 and cached and not r.rq.kernel_times:
+        # A page stored to through a mapping: the kernel holds times for good that are no longer true.
+        session_notify_inval_inode(r.se, r.h.nodeid, -1, 0, NULL, NULL)
     (<uint64_t*>o)[0] = 0
     o.size = written
     r.out_len = <uint32_t>sizeof(fuse_write_out)

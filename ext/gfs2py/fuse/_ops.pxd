@@ -35,6 +35,7 @@ cdef struct fs_req:                 # who asks; one per request
     uint32_t sup_gid                # the parent directory's group, if has_sup: the caller is in it (create, mkdir...)
     bint has_sup
     bint kill_suidgid               # OPEN with O_TRUNC and WRITE: the caller may not keep setuid/setgid bits
+    bint kernel_times               # WRITE: it keeps mtime and ctime itself, and sends them with a SETATTR
     uint32_t runs                   # 0 the first time, then how often the request was parked
 
 cdef struct fs_attr:

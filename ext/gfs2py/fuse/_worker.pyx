@@ -390,6 +390,7 @@ cdef void serve(worker* w, uint8_t* msg, uint32_t length, int fd, parked* node) 
     r.rq.priv = w.se
     r.rq.has_sup = False
     r.rq.kill_suidgid = False
+    r.rq.kernel_times = False
     r.rq.sup_gid = 0
     w.started_ns = now_ns()
     w.nodeid = r.h.nodeid
