@@ -7,6 +7,7 @@ import contextlib
 import faulthandler
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -16,6 +17,8 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gfs2py.block import FileDevice
+from gfs2py.fsck import check
 from interop.commands import Commands, Mounted, Mounts, is_mounted
 from torture.guard import Guard
 from torture.sys_calls import fallocate
@@ -58,7 +61,15 @@ class Place:
         self.mounted.kill()
 
     def check(self) -> None:
+        """Both checkers are silent; where quotas were kept, they are exactly what a walk over all inodes finds."""
         self.commands.assert_clean(self.image)
+        if re.search(r"\bquota(=on|=account|$|,)", self.options):
+            device = FileDevice(self.image, readonly=True, direct=False)
+            try:
+                wrong = check(device, quota=True).of("quota_usage")
+            finally:
+                device.close()
+            assert not wrong, "quotas: " + "; ".join(f"{f.name}: {f.found}, wanted {f.wanted}" for f in wrong[:20])
 
 
 @contextlib.contextmanager

@@ -193,8 +193,8 @@ cdef int do_write(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t of
             err = -EINVAL
         if err == 0 and write_flags & WRITE_KILL_SUIDGID:
             err = attr_kill_priv(&cx, ip)
-        # With O_APPEND too the kernel's offset counts: it may hold pages of the file that we have not been sent yet, and
-        # sends one large append as several requests at once.
+        # With O_APPEND too the kernel's offset counts: it may hold pages of the file that we have not been sent yet,
+        # and sends one large append as several requests at once.
         if err == 0 and (write_flags & WRITE_CACHE or open_flags & O_DIRECT):
             # All or an error: of a short answer the kernel's write-back tells nobody, and a direct write makes EIO
             # (fs/fuse/file.c, fuse_writepage_end and fuse_get_res_by_io).
