@@ -27,8 +27,8 @@ STOP_LIMIT_S = 5.0
 TAKEN_RETRY_S, TAKEN_LIMIT_S = 0.1, 30.0
 SLOW_NS = 30 * 10**9            # a request this old gets a line in the log
 _AGE_MAX_MS = 10**9
-# These wait for other processes or for the unmount, as long as those like.
-_PATIENT = frozenset({"SETLKW", "DESTROY"})
+# It waits for another process to give up a lock, as long as that likes.
+_PATIENT = frozenset({"SETLKW"})
 
 
 def waiting_text(waits_for: Mapping[str, Any] | None) -> str:
@@ -108,7 +108,7 @@ class Observer:
                 self._server = ControlServer(path, {
                     "identity": self._tell_identity, "statistics": self._tell_statistics,
                     "in-flight": self._tell_in_flight, "describe": self._tell_description,
-                }, every=self._look, every_s=LOOK_INTERVAL_S)
+                }, every=self.look, every_s=LOOK_INTERVAL_S)
 
     def stop(self, wait: bool = True) -> None:
         """Take the socket away and end the thread; idempotent."""
@@ -119,7 +119,8 @@ class Observer:
         if wait and self._thread.ident is not None:
             self._thread.join(STOP_LIMIT_S)
 
-    def _look(self) -> None:
+    def look(self) -> None:
+        """Log what has been under way for too long."""
         if self._session.oldest_request_ns() >= SLOW_NS:
             for line in self._slow.look(self._session.in_flight(SLOW_NS)):
                 log.warning(line)

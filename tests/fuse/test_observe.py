@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +19,7 @@ from typing import Any
 import pytest
 
 from fuse.conftest import wait_until
+from gfs2py.control import protocol
 from gfs2py.control.client import Control, NobodyThere, Unreachable, connect, device_of
 from gfs2py.control.paths import DIRECTORY, socket_path
 from interop.commands import Commands, Mounted, Mounts, wait_until_gone
@@ -277,3 +280,34 @@ def test_a_request_in_the_device_says_so(gfs2: Mounted, control: Control) -> Non
 def test_the_directory_is_closed_to_others(control: Control) -> None:
     assert DIRECTORY.stat().st_mode & 0o777 == 0o700
     assert control.path.parent == DIRECTORY
+
+
+def test_contended_locks_are_counted(gfs2: Mounted, control: Control) -> None:
+    """The kernel writes back by several requests at once; all want the file's lock."""
+    path = gfs2.path / "contended"
+    deadline = time.monotonic() + 60
+    waits: dict[str, Any] = {"count": 0}
+    while not waits["count"] and time.monotonic() < deadline:
+        path.write_bytes(bytes(16 << 20))
+        fd = os.open(path, os.O_RDONLY)
+        os.fsync(fd)
+        os.close(fd)
+        waits = control.statistics()["latencies"]["inode_lock_wait"]
+    assert waits["count"] > 0
+    assert 0 < waits["max_ns"] <= waits["ns"]
+
+
+def test_hostile_clients_do_not_reach_the_mount(gfs2: Mounted, control: Control, rng: random.Random) -> None:
+    """Garbage and cut requests by hundreds of connections, while files are made: the mount does not notice."""
+    good = protocol.request("statistics", {})
+    for i in range(200):
+        changed = bytearray(good)
+        for _ in range(rng.randrange(1, 5)):
+            changed[rng.randrange(len(changed))] = rng.randrange(256)
+        data = rng.choice([bytes(changed), rng.randbytes(100), good[:rng.randrange(1, len(good))], good * 5])
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(os.fspath(control.path))
+            client.sendall(data)
+        (gfs2.path / f"h{i % 10}").write_bytes(data)
+    assert control.statistics()["requests"]["CREATE"]["count"] >= 10
+    assert control.identity().pid == gfs2.daemon()

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gfs2py import stats
-from gfs2py.daemon_observe import SlowRequests
+from gfs2py.daemon_observe import Observer, SlowRequests
+from gfs2py.fuse._ops import FileSystemHandle
 from gfs2py.fuse._stat import histogram
 
 TIMES = st.lists(st.integers(0, 2**63) | st.integers(0, 10**6), min_size=1, max_size=200)
@@ -123,6 +124,31 @@ def test_what_a_slow_request_says() -> None:
     assert line == ("slow request opcode=WRITE inode=77 pid=1 age=36s running waits for inode lock 77 for 35.0 s")
 
 
-@pytest.mark.parametrize("opcode", ["SETLKW", "DESTROY"])
-def test_those_that_wait_for_others_are_not_slow(opcode: str) -> None:
-    assert SlowRequests().look([slow(5, 1000, opcode)]) == []
+def test_whoever_waits_for_anothers_file_lock_is_not_slow() -> None:
+    assert SlowRequests().look([slow(5, 1000, "SETLKW")]) == []
+
+
+class Hanging:
+    """A session with one request that hangs."""
+
+    def __init__(self) -> None:
+        self.age_s = 1.0
+
+    def oldest_request_ns(self) -> int:
+        return int(self.age_s * SECOND)
+
+    def in_flight(self, min_age_ns: int) -> list[dict[str, Any]]:
+        return [one for one in [slow(9, self.age_s, "FSYNC")] if one["age_ns"] >= min_age_ns]
+
+
+def test_the_log_gets_a_line_for_a_request_that_hangs(caplog: pytest.LogCaptureFixture) -> None:
+    session = Hanging()
+    observer = Observer(session, FileSystemHandle(), {"device": 0})  # type: ignore[arg-type]
+    observer.look()
+    assert caplog.records == []
+    session.age_s = 31
+    observer.look()
+    observer.look()
+    assert [record.getMessage() for record in caplog.records] == [
+        "slow request opcode=FSYNC inode=77 pid=1 age=31s running waits for nothing known"]
+    observer.stop()
