@@ -11,10 +11,10 @@ import os
 import resource
 import threading
 import time
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gfs2py.daemon_log import log
+from gfs2py.stats import waiting_text
 
 if TYPE_CHECKING:
     from gfs2py.control.protocol import Arguments
@@ -29,13 +29,6 @@ SLOW_NS = 30 * 10**9            # a request this old gets a line in the log
 _AGE_MAX_MS = 10**9
 # It waits for another process to give up a lock, as long as that likes.
 _PATIENT = frozenset({"SETLKW"})
-
-
-def waiting_text(waits_for: Mapping[str, Any] | None) -> str:
-    """What a request waits for, in words."""
-    if waits_for is None:
-        return "nothing known"
-    return f"{waits_for['kind']} {waits_for['what']} for {waits_for['ns'] / 1e9:.1f} s"
 
 
 class SlowRequests:

@@ -33,7 +33,7 @@ def summary(histogram: Mapping[str, Any]) -> dict[str, int]:
 LEVELS = frozenset("""
     cache_buffers cache_limit_buffers cache_allocated inodes inodes_limit nodes dirty_data_blocks pinned_buffers
     ail_buffers log_blocks log_free reservations reserved_blocks withdrawn workers runners readers readers_wanted parked
-    locks lock_waiters rss_bytes rss_max_bytes""".split())
+    idle_poll locks lock_waiters rss_bytes rss_max_bytes""".split())
 
 
 def changes(new: Mapping[str, Any], old: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,6 +70,14 @@ def time_text(ns: float) -> str:
         if value < 999.5 or unit == "s":
             return f"{value:.0f}{unit}" if unit == "ns" or value >= 99.95 else f"{value:.3g}{unit}"
     raise AssertionError("unreachable")
+
+
+def waiting_text(waits_for: Mapping[str, Any] | None) -> str:
+    """What a request waits for, and how long it has."""
+    if waits_for is None:
+        return "nothing known"
+    what = f" {waits_for['what']}" if waits_for["what"] else ""
+    return f"{waits_for['kind']}{what} for {waits_for['ns'] / 1e9:.1f} s"
 
 
 def bytes_text(amount: float) -> str:

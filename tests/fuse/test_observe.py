@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from fuse.conftest import wait_until
+from fuse.conftest import NullMount, wait_until
 from gfs2py.control import protocol
 from gfs2py.control.client import Control, NobodyThere, Unreachable, connect, device_of
 from gfs2py.control.paths import DIRECTORY, socket_path
@@ -112,25 +112,26 @@ def test_asking_costs_the_mount_nothing(control: Control) -> None:
     assert first["engine"]["transactions"] == second["engine"]["transactions"]
 
 
-def test_a_lock_wait_is_seen_in_flight(gfs2: Mounted, control: Control) -> None:
-    path = gfs2.path / "locked"
+def test_a_parked_request_is_seen_in_flight(null_mount: NullMount) -> None:
+    """A waiting flock, which holds no worker: who asks, for which file, and for how long."""
+    path = null_mount.path / "locked"
     with path.open("w") as holder:
         fcntl.flock(holder, fcntl.LOCK_EX)
         waiter = subprocess.Popen([sys.executable, "-c", "import fcntl, sys\n"
                                    "fcntl.flock(open(sys.argv[1], 'w'), fcntl.LOCK_EX)", path])
         try:
-            wait_until(lambda: any(one["opcode"] == "SETLKW" for one in control.in_flight()), "the waiting lock")
-            (one,) = control.in_flight()
-            assert (one["state"], one["pid"], one["node"]) == ("parked", waiter.pid, path.stat().st_ino)
-            assert [r for r in control.in_flight(min_age_ms=10**8) if r["opcode"] == "SETLKW"] == []
-            shown = tool(gfs2, "inflight", os.fspath(gfs2.path))
-            assert re.search(rf"SETLKW +{one['node']} +{waiter.pid} +parked", shown)
+            wait_until(lambda: null_mount.session.in_flight() != [], "the waiting lock")
+            (one,) = null_mount.session.in_flight()
+            assert (one["opcode"], one["state"], one["pid"]) == ("SETLKW", "parked", waiter.pid)
+            assert one["node"] == path.stat().st_ino
+            assert one["age_ns"] > 0
+            assert null_mount.session.in_flight(min_age_ns=10**15) == []
             fcntl.flock(holder, fcntl.LOCK_UN)
             assert waiter.wait(30) == 0
         finally:
             waiter.kill()
             waiter.wait()
-    wait_until(lambda: control.in_flight() == [], "the request to be answered")
+    wait_until(lambda: null_mount.session.in_flight() == [], "the request to be answered")
 
 
 def test_df_as_the_guide_prints_it(gfs2: Mounted) -> None:
@@ -272,6 +273,8 @@ def test_a_request_in_the_device_says_so(gfs2: Mounted, control: Control) -> Non
             seen = next((one for one in control.in_flight() if one["waits_for"] is not None), {})
         assert (seen["opcode"], seen["node"], seen["waits_for"]["kind"]) == ("READ", node, "device read")
         assert seen["state"] == "running"
+        wanted = re.compile(rf"^READ +{node} +{reader.pid} +running +\S+ +device read \d+ for [\d.]+ s$", re.MULTILINE)
+        wait_until(lambda: wanted.search(tool(gfs2, "inflight", os.fspath(gfs2.path))) is not None, "the command to see it")
     finally:
         reader.kill()
         reader.wait()

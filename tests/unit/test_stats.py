@@ -124,6 +124,12 @@ def test_what_a_slow_request_says() -> None:
     assert line == ("slow request opcode=WRITE inode=77 pid=1 age=36s running waits for inode lock 77 for 35.0 s")
 
 
+@pytest.mark.parametrize(("waits", "text"), [
+    (None, "nothing known"), ({"kind": "device flush", "what": 0, "ns": 12 * SECOND}, "device flush for 12.0 s")])
+def test_waits_in_words(waits: dict[str, Any] | None, text: str) -> None:
+    assert stats.waiting_text(waits) == text
+
+
 def test_whoever_waits_for_anothers_file_lock_is_not_slow() -> None:
     assert SlowRequests().look([slow(5, 1000, "SETLKW")]) == []
 

@@ -18,7 +18,6 @@ from typing import Any
 from gfs2py import stats
 from gfs2py.control.client import Control, Identity, Unreachable, all_mounts, connect
 from gfs2py.control.protocol import ControlError
-from gfs2py.daemon_observe import waiting_text
 from gfs2py.fuse.control import find_mount
 
 USAGE = """Usage: gfs2_tool COMMAND [--json] ...
@@ -152,10 +151,10 @@ def inflight(words: Words) -> Iterator[str]:
         yield _json(told)
         return
     rows = [[one["opcode"], str(one["node"]), str(one["pid"]), one["state"], stats.time_text(one["age_ns"]),
-             waiting_text(one["waits_for"]) if one["waits_for"] else "-"] for one in told["requests"]]
+             stats.waiting_text(one["waits_for"]) if one["waits_for"] else "-"] for one in told["requests"]]
     yield from stats.table(rows, ("request", "inode", "pid", "state", "age", "waits for"))
     for one in told["background"]:
-        yield f"{one['name']}: waits for {waiting_text(one)}"
+        yield f"{one['name']}: waits for {stats.waiting_text(one)}"
 
 
 def _described(words: Words) -> list[dict[str, Any]]:
