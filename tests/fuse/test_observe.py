@@ -274,7 +274,7 @@ def test_a_request_in_the_device_says_so(gfs2: Mounted, control: Control) -> Non
         assert (seen["opcode"], seen["node"], seen["waits_for"]["kind"]) == ("READ", node, "device read")
         assert seen["state"] == "running"
         wanted = re.compile(rf"^READ +{node} +{reader.pid} +running +\S+ +device read \d+ for [\d.]+ s$", re.MULTILINE)
-        wait_until(lambda: wanted.search(tool(gfs2, "inflight", os.fspath(gfs2.path))) is not None, "the command to see it")
+        wait_until(lambda: wanted.search(tool(gfs2, "inflight", os.fspath(gfs2.path))) is not None, "its line")
     finally:
         reader.kill()
         reader.wait()
