@@ -4,7 +4,7 @@ python -m tests.torture.races [--seed N] [--ops N] [--procs N] [--bsize N] [--on
 
 readdir   a name that stays is in every scan exactly once, whatever comes and goes around it
 renames   among few names, many renamers: every name leads to one of the files, no file is lost
-appends   O_APPEND by several processes: every record is there once and whole
+appends   O_APPEND by several processes, some with O_DIRECT: every record is there once and whole
 mapped    one writes through a shared mapping, others read: never a torn or older record
 stripes   neighbours in one block write, map and punch: nobody's bytes are touched by another
 full      the disk is filled by several, emptied, filled again: every block comes back
@@ -142,16 +142,24 @@ def appends(where: Place, guard: Guard, seed: int, ops: int, procs: int, bsize: 
     def process(number: int) -> None:
         rng = random.Random(f"{seed}/appends/{number}")
         fd = os.open(path, os.O_WRONLY | os.O_APPEND)
-        for n in range(ops):
-            record = RECORD.pack(number, n, bytes([number + 1]) * 90, n)
-            assert os.write(fd, record) == len(record)
+        flagged = os.open(path, os.O_WRONLY)
+        n = 0
+        while n < ops:
+            count = min(ops - n, rng.choice((1, 1, 1, 50)))
+            record = b"".join(RECORD.pack(number, n + i, bytes([number + 1]) * 90, n + i) for i in range(count))
+            if rng.random() < 0.2:
+                assert os.pwritev(flagged, [record[:7], record[7:]], 0, os.RWF_APPEND) == len(record)
+            else:
+                assert os.write(fd, record) == len(record)
+            n += count
             if rng.random() < 0.01:
                 os.fsync(fd)
-            if rng.random() < 0.02:
+            if rng.random() < 0.05:
                 os.close(fd)
-                fd = os.open(path, os.O_WRONLY | os.O_APPEND)
+                fd = os.open(path, os.O_WRONLY | os.O_APPEND | rng.choice((0, os.O_DIRECT)))
             guard.tick()
         os.close(fd)
+        os.close(flagged)
 
     crowd(procs, process, LIMIT_S)()
     data = path.read_bytes()

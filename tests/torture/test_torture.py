@@ -34,6 +34,7 @@ def torture(name: str, seed: int, *more: str) -> None:
     "--bsize 1024 --options writeback_cache --size 9000",
     "--bsize 512 --options nowriteback_cache --base 3000000000",
     "--bsize 4096 --options writeback_cache,data=writeback --base 6000000000",
+    "--bsize 4096 --options nowriteback_cache --base 1152921504606842880",
     "--bsize 512 --options nowriteback_cache --mib 32 --tight",
     "--bsize 4096 --options nowriteback_cache --mib 32 --tight",
 ])
@@ -61,7 +62,8 @@ def test_races(more: str, seed: int) -> None:
     torture("races", seed, "--ops", str(1000 * FACTOR), *more.split())
 
 
-@pytest.mark.parametrize("more", ["--bsize 512 --options nowriteback_cache", "--bsize 4096"])
+@pytest.mark.parametrize("more", ["--bsize 512 --options nowriteback_cache",
+                                  "--bsize 4096 --options writeback_cache,quota=account"])
 def test_storms(more: str, seed: int) -> None:
     torture("storms", seed, "--ops", str(300 * FACTOR), *more.split())
 
