@@ -430,7 +430,18 @@ cdef uint64_t inode_block(fsck* fs, uint64_t index) noexcept nogil:
             hi = mid
     c = &fs.ch[rg.chunk0 + lo - 1]
     left -= c.ino_before
-    for bit in range(c.n_blocks):
+    if c.rank == NULL:
+        return 0
+    lo = 0
+    hi = (c.n_blocks + RANK_BYTES * 4 - 1) // (RANK_BYTES * 4)
+    while lo < hi:
+        mid = (lo + hi) >> 1
+        if c.rank[mid] <= left:
+            lo = mid + 1
+        else:
+            hi = mid
+    left -= c.rank[lo - 1]
+    for bit in range(<uint32_t>(lo - 1) * RANK_BYTES * 4, c.n_blocks):
         if chunk_get(c, bit) & 2:
             if left == 0:
                 return c.first + bit
