@@ -3,12 +3,12 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, qsort
 from libc.string cimport memcmp, memcpy, memset
 from gfs2py.engine._attr cimport atime_due, atime_update, attr_fill, attr_set
-from gfs2py.engine._cache cimport buf_readahead
+from gfs2py.engine._cache cimport buf_peek, buf_put, buf_readahead
 from gfs2py.engine._dir cimport dir_read
 from gfs2py.engine._file cimport file_read
 from gfs2py.engine._fs cimport gfs2_fs, handle, node_addr
 from gfs2py.engine._fsio cimport fsio_fill
-from gfs2py.engine._incore cimport (I_VALID, LM_ST_EXCLUSIVE, LM_ST_SHARED, SDF_ACL, SDF_SHARED, inode, opctx, sbd)
+from gfs2py.engine._incore cimport (I_VALID, LM_ST_EXCLUSIVE, LM_ST_SHARED, SDF_ACL, SDF_SHARED, buf, inode, opctx, sbd)
 from gfs2py.engine._inode cimport inode_dirty, inode_get, inode_lock, inode_put, inode_touch, inode_unlock
 from gfs2py.engine._log cimport trans_begin, trans_end
 from gfs2py.engine._namei cimport fs_create, fs_link, fs_lookup, fs_rename, fs_unlink, new_inode
@@ -31,8 +31,9 @@ cdef enum:
     COLLECT_MAX = 1024              # entries of one readdir round
     PLUS_MAX = 256                  # with attributes a reply holds fewer
     READAHEAD_BATCH = 64            # what buf_readahead takes at a time
-    NEAR = 64                       # a dinode this close to the last cold one is one of a run
-    RUN = 32                        # blocks then read together
+    NEAR = 128                      # a dinode this close to the last cold one is one of a run
+    RUN = 64                        # blocks then read together
+    LARGE_DIR = 1000                # entries: its first READDIRPLUS reads no dinodes
     SETXATTR_ACL_KILL_SGID = 1      # FUSE_SETXATTR_ACL_KILL_SGID
 
 
@@ -58,6 +59,14 @@ cdef int _entry(gfs2_fs* fs, opctx* cx, inode* ip, fs_entry* out) noexcept nogil
     return 0
 
 
+cdef bint _in_memory(gfs2_fs* fs, uint64_t addr) noexcept nogil:
+    cdef buf* b = buf_peek(fs.sd, addr)
+    if b == NULL:
+        return False
+    buf_put(fs.sd, b)
+    return True
+
+
 cdef void _dinode_run(gfs2_fs* fs, uint64_t addr) noexcept nogil:
     """Files made together have neighbouring dinodes: a walk that misses one after another reads them in runs.
 
@@ -67,7 +76,7 @@ cdef void _dinode_run(gfs2_fs* fs, uint64_t addr) noexcept nogil:
     cdef uint64_t last = fs.last_cold
     cdef uint32_t i
     fs.last_cold = addr
-    if fs.sd.flags & SDF_SHARED or addr - last + NEAR > 2 * NEAR:
+    if fs.sd.flags & SDF_SHARED or addr - last + NEAR > 2 * NEAR or _in_memory(fs, addr):
         return
     for i in range(<uint32_t>RUN):
         blocks[i] = addr + i
@@ -374,8 +383,11 @@ cdef inline bint _is_dot(const char* name, uint32_t n) noexcept nogil:
     return name[0] == c'.' and (n == 1 or (n == 2 and name[1] == c'.'))
 
 
-cdef int _emit(gfs2_fs* fs, opctx* cx, collector* c, fs_dirbuf* out) noexcept nogil:
-    """Hands the collected entries over until the reply is full, with attributes where wanted."""
+cdef int _emit(gfs2_fs* fs, opctx* cx, collector* c, fs_dirbuf* out, bint cheap) noexcept nogil:
+    """Hands the collected entries over until the reply is full, with attributes where wanted.
+
+    `cheap`: only where their dinode is in memory; the kernel takes an entry without.
+    """
     cdef fs_entry e
     cdef inode* ip = NULL
     cdef found* f
@@ -384,7 +396,7 @@ cdef int _emit(gfs2_fs* fs, opctx* cx, collector* c, fs_dirbuf* out) noexcept no
     for i in range(c.n):
         f = &c.list[i]
         ep = NULL
-        if out.plus and not _is_dot(c.names + f.at, f.namelen):
+        if out.plus and not _is_dot(c.names + f.at, f.namelen) and not (cheap and not _in_memory(fs, f.addr)):
             if inode_get(fs.sd, f.addr, &ip) == 0:
                 if _entry(fs, cx, ip, &e) == 0:
                     ep = &e
@@ -422,6 +434,7 @@ cdef int do_readdir(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t 
     cdef inode* ip = NULL
     cdef collector c
     cdef bint due = False
+    cdef bint cheap = False
     cdef int err
     fs_ctx(&cx, fs, rq)
     err = inode_get(fs.sd, node_addr(fs, nodeid), &ip)
@@ -438,12 +451,14 @@ cdef int do_readdir(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t 
         if err == 0:
             err = dir_read(&cx, ip, off, _collect, &c) if (ip.mode & S_IFMT) == S_IFDIR else -ENOTDIR
             due = off == 0 and not (fh and (<handle*>fh).flags & O_NOATIME) and atime_due(&cx, ip)
+            # The kernel always begins with READDIRPLUS, and goes on with it only if names were looked up meanwhile.
+            cheap = off == 0 and ip.entries > <uint32_t>LARGE_DIR
             inode_unlock(&cx, ip)
     if err >= 0:
         err = 0
-        if out.plus:
+        if out.plus and not cheap:
             _ahead(fs, &c)
-        _emit(fs, &cx, &c, out)
+        _emit(fs, &cx, &c, out, cheap)
     if due and inode_lock(&cx, ip, LM_ST_EXCLUSIVE) == 0:
         atime_update(&cx, ip)
         inode_unlock(&cx, ip)
