@@ -193,7 +193,8 @@ class Daemon:
             raise MountError(f"cannot make a FUSE mount of {request.source}: {e.strerror}", EX_SYSTEM) from e
         self.session = Session(
             self.handle, self.connection.fd, hold_destroy=True, threads=options.threads, acl=options.acl,
-            idle_poll=options.idle_poll, local_locks=self.handle.kernel_may_lock,
+            idle_poll=options.idle_poll,
+            local_locks=self.handle.kernel_may_lock if options.localflocks is None else options.localflocks,
             writeback=(self.handle.kernel_may_write_back if options.writeback_cache is None
                        else options.writeback_cache))
         try:

@@ -31,7 +31,7 @@ class MountOptions:
     hostdata: str | None = None
     spectator: bool = False
     ignore_local_fs: bool = False
-    localflocks: bool = False
+    localflocks: bool | None = None
     localcaching: bool = False
     norecovery: bool = False
     debug: bool = False
@@ -126,8 +126,8 @@ _IGNORED = frozenset("auto noauto nofail _netdev user nouser users nousers owner
                      "allow_other default_permissions mand nomand loop silent loud _rnetdev".split())
 _IGNORED_PREFIXES = ("x-", "X-", "comment=", "helper=", "uhelper=")
 
-_FLAGS = frozenset("spectator ignore_local_fs localflocks localcaching norecovery upgrade meta".split())
-_FLAGS_NO = frozenset("debug acl suiddir discard barrier rgrplvb loccookie writeback_cache idle_poll".split())
+_FLAGS = frozenset("spectator ignore_local_fs localcaching norecovery upgrade meta".split())
+_FLAGS_NO = frozenset("debug acl suiddir discard barrier rgrplvb loccookie localflocks writeback_cache idle_poll".split())
 _ENUMS = {"data": ("ordered", "writeback"), "errors": ("withdraw", "panic"),
           "quota": ("off", "account", "on", "quiet")}
 _NAME_MAX_BYTES = 63

@@ -100,6 +100,22 @@ def test_counters_are_those_of_what_was_done(gfs2: Mounted, control: Control) ->
     assert now["process"]["rss_bytes"] > 1 << 20
 
 
+@pytest.mark.parametrize(("options", "asked"), [("localflocks", False), ("", False), ("nolocalflocks", True)])
+def test_who_keeps_file_locks(mounts: Mounts, image: Path, options: str, asked: bool) -> None:
+    """Another process is kept out either way; by gfs2d only where that was asked for."""
+    gfs2 = mounts.mount(image, options)
+    path = gfs2.path / "locked"
+    other = [sys.executable, "-c", "import fcntl, sys\n"
+             "with open(sys.argv[1], 'r+') as f: fcntl.lockf(f, fcntl.LOCK_EX | fcntl.LOCK_NB, 10)", path]
+    with path.open("w") as f, connect(os.fspath(gfs2.path), timeout_s=30) as control:
+        fcntl.lockf(f, fcntl.LOCK_EX, 10)
+        assert b"BlockingIOError" in subprocess.run(other, capture_output=True, check=False).stderr
+        fcntl.lockf(f, fcntl.LOCK_UN)
+        assert subprocess.run(other, capture_output=True, check=False).returncode == 0
+        assert (counts(control.statistics()).get("SETLK", 0) > 0) == asked
+    path.unlink()
+
+
 def test_asking_costs_the_mount_nothing(control: Control) -> None:
     """The statistics themselves make no request and no transaction."""
     first = control.statistics()
