@@ -127,7 +127,8 @@ _IGNORED = frozenset("auto noauto nofail _netdev user nouser users nousers owner
 _IGNORED_PREFIXES = ("x-", "X-", "comment=", "helper=", "uhelper=")
 
 _FLAGS = frozenset("spectator ignore_local_fs localcaching norecovery upgrade meta".split())
-_FLAGS_NO = frozenset("debug acl suiddir discard barrier rgrplvb loccookie localflocks writeback_cache idle_poll".split())
+_FLAGS_NO = frozenset("debug acl suiddir discard barrier rgrplvb loccookie localflocks "
+                      "writeback_cache idle_poll".split())
 _ENUMS = {"data": ("ordered", "writeback"), "errors": ("withdraw", "panic"),
           "quota": ("off", "account", "on", "quiet")}
 _NAME_MAX_BYTES = 63
