@@ -34,7 +34,7 @@ extensions:
 # Editable: the commands run the checkout. The extensions were built in place just before, hence
 # the glob that matches none of them. Two plain paths instead of the import hook that setuptools puts there: the hook
 # costs every command 20 ms and 2 MiB.
-$(VENV)/.installed: pyproject.toml setup.py requirements.txt README.md Makefile
+$(VENV)/.installed: pyproject.toml setup.py requirements.txt README.md Makefile tools/scripts/gfs2d
 	@GFS2PY_EXT=none $(PY) -m pip install -q --disable-pip-version-check --no-input \
 	    --no-build-isolation --no-deps --editable .
 	@for pth in $(VENV)/lib/python3*/site-packages/__editable__.gfs2py-*.pth; do \
