@@ -295,6 +295,10 @@ cdef int batch(blkdev* d, bint writing, bio_seg* segs, uint32_t n) noexcept nogi
     cdef uint64_t total = 0
     if n == 0:
         return 0
+    if n == 1:
+        err = file_write(d, segs.off, segs.buf, segs.len, 0) if writing else file_read(d, segs.off, segs.buf, segs.len)
+        segs.res = err
+        return err
     if writing and d.flags & DEV_RDONLY:
         return -EROFS
     for i in range(n):

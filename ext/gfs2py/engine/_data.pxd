@@ -5,7 +5,8 @@ ordered list, so a commit writes the data first. All functions below want the in
 otherwise.
 """
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from gfs2py.engine._incore cimport buf, inode, opctx, sbd
+from gfs2py.block._device cimport bio_seg
+from gfs2py.engine._incore cimport buf, dwrange, inode, opctx, sbd
 
 # A whole new content for block dblk (file block lblk): `length` bytes, the rest zeros. In a transaction or not.
 cdef int data_put_block(opctx* cx, inode* ip, uint64_t lblk, uint64_t dblk, const uint8_t* content,
@@ -22,6 +23,17 @@ cdef int data_zero_range(opctx* cx, inode* ip, uint64_t off, uint64_t length) no
 cdef int data_zero_gap(opctx* cx, inode* ip, uint64_t end) noexcept nogil
 # Writes the inode's dirty data in place and waits, also for direct writes under way. No glock needed.
 cdef int data_writeback(sbd* sd, inode* ip) noexcept nogil
+# The same for many inodes, as many blocks at a time as a batch takes, the first batch together with `more` (at most
+# MORE_MAX pieces of the log): 0 or the error of one of those; an inode's error is kept in its wb_err. One thread at a
+# time, under log.commit_lock.
+cdef enum:
+    MORE_MAX = 64
+cdef int data_write_many(sbd* sd, inode** ips, uint32_t n_ips, const bio_seg* more, uint32_t n_more) noexcept nogil
 # Throws dirty data of file blocks [lblk, lblk+n) away: these blocks are being freed.
 cdef void data_cancel(sbd* sd, inode* ip, uint64_t lblk, uint64_t n) noexcept nogil
+# A direct write of file blocks [lblk, end) begins (glock EX) / has ended (no glock needed). It may go on without the
+# glock: commits wait for it, and so does whoever wants these blocks (dw_wait; the glock keeps new ones from beginning).
+cdef void dw_begin(inode* ip, dwrange* r, uint64_t lblk, uint64_t end) noexcept nogil
+cdef void dw_end(inode* ip, dwrange* r, int err) noexcept nogil
+cdef void dw_wait(inode* ip, uint64_t lblk, uint64_t end) noexcept nogil
 cdef void data_throttle(sbd* sd, inode* ip) noexcept nogil     # after a write, no transaction open

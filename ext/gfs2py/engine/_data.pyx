@@ -5,13 +5,15 @@ from libc.string cimport memcpy, memset
 from gfs2py.block._device cimport bio_seg
 from gfs2py.engine._bmap cimport bmap_lookup
 from gfs2py.engine._cache cimport buf_hold, buf_new, buf_put, buf_read, shard_of
-from gfs2py.engine._incore cimport (B_DATA, B_DDIRTY, B_UPTODATE, B_WRITING, buf, cache_shard, inode, jlog, opctx, sbd)
+from gfs2py.engine._incore cimport (B_DATA, B_DDIRTY, B_UPTODATE, B_WRITING, buf, cache_shard, dwrange, inode, jlog,
+                                    opctx, sbd)
 from gfs2py.engine._inode cimport inode_buf, inode_hold, inode_put
 from gfs2py.engine._log cimport (log_flush, trans_add_data, trans_add_meta, trans_add_ordered, trans_begin,
                                  trans_end)
 from gfs2py.engine._observe cimport ob_cond_wait
 from gfs2py.engine._sbd cimport sd_dead, sd_io_error
-from gfs2py.engine._sync cimport (dl_add_tail, dl_del, dl_empty, dlink, gl_atomic_add64, gl_atomic_store32,
+from gfs2py.engine._sync cimport (dl_add_tail, dl_del, dl_empty, dlink, gl_atomic_add64, gl_atomic_load64,
+                                  gl_atomic_store32,
                                   pthread_cond_broadcast,
                                   pthread_mutex_lock, pthread_mutex_unlock)
 from gfs2py.fuse._stat cimport WAIT_DATA
@@ -174,12 +176,12 @@ cdef int _by_block(const void* x, const void* y) noexcept nogil:
     return 0 if a == c else (-1 if a < c else 1)
 
 
-cdef uint32_t _take_batch(sbd* sd, inode* ip, buf** batch) noexcept nogil:
+cdef uint32_t _take_batch(sbd* sd, inode* ip, buf** batch, uint32_t want) noexcept nogil:
     """Moves dirty buffers off the list for writing (dlock held); they keep their reference and count."""
     cdef uint32_t n = 0
     cdef buf* b
     cdef cache_shard* s
-    while n < BATCH and not dl_empty(&ip.dirty):
+    while n < want and not dl_empty(&ip.dirty):
         b = <buf*>ip.dirty.next.owner
         s = shard_of(sd, b.blkno)
         pthread_mutex_lock(&s.lock)
@@ -192,19 +194,19 @@ cdef uint32_t _take_batch(sbd* sd, inode* ip, buf** batch) noexcept nogil:
     return n
 
 
-cdef int _write_batch(sbd* sd, buf** batch, uint32_t n) noexcept nogil:
-    cdef bio_seg segs[BATCH]
+cdef void _fill_segs(sbd* sd, buf** batch, uint32_t n, bio_seg* segs) noexcept nogil:
     cdef uint32_t i
-    cdef int err
-    cdef cache_shard* s
-    qsort(batch, n, sizeof(void*), _by_block)
     for i in range(n):
         segs[i].off = batch[i].blkno << sd.bsize_shift
         segs[i].buf = batch[i].data
         segs[i].len = sd.bsize
         segs[i].res = 0
-    # After a withdraw nothing is written: the data is lost, and fsync says so.
-    err = -EIO if sd_dead(sd) else sd.dev.ops.writev(sd.dev, segs, n)
+
+
+cdef void _written(sbd* sd, buf** batch, uint32_t n) noexcept nogil:
+    """The blocks may change again and be dropped."""
+    cdef uint32_t i
+    cdef cache_shard* s
     for i in range(n):
         s = shard_of(sd, batch[i].blkno)
         pthread_mutex_lock(&s.lock)
@@ -212,54 +214,172 @@ cdef int _write_batch(sbd* sd, buf** batch, uint32_t n) noexcept nogil:
         pthread_cond_broadcast(&s.cond)
         pthread_mutex_unlock(&s.lock)
         buf_put(sd, batch[i])
-    return err
+
+
+cdef uint32_t _begin(sbd* sd, inode* ip, buf** batch, uint32_t want, bint* more) noexcept nogil:
+    """Takes up to `want` dirty buffers for writing; if any, the inode's write-back is this thread's until _end.
+    *more: some are left."""
+    cdef uint32_t n
+    pthread_mutex_lock(&ip.dlock)
+    while ip.wb_on:
+        ob_cond_wait(&ip.sd.ob, &ip.dcond, &ip.dlock, WAIT_DATA, ip.no_addr)
+    n = _take_batch(sd, ip, batch, want)
+    ip.wb_on = n > 0
+    more[0] = not dl_empty(&ip.dirty)
+    pthread_mutex_unlock(&ip.dlock)
+    return n
+
+
+cdef void _end(sbd* sd, inode* ip, buf** batch, uint32_t n, int err) noexcept nogil:
+    """The write of a batch has ended."""
+    cdef bint held
+    _written(sd, batch, n)
+    gl_atomic_add64(&sd.n_ddirty, -<int64_t>n)
+    if err and sd.log != NULL:
+        gl_atomic_store32(&sd.log.data_err, err)
+    pthread_mutex_lock(&ip.dlock)
+    if err:
+        ip.wb_err = err
+        if ip.ordered_must and not sd_dead(sd):
+            # What may be durable in the dinode must not be given up for a block that could not be written.
+            sd_io_error(sd, b"writing data that moved out of a dinode", ip.no_addr, err)
+    ip.ndirty -= n
+    held = ip.ndirty == 0
+    if held and err == 0:
+        ip.ordered_must = False
+    ip.wb_on = False
+    pthread_cond_broadcast(&ip.dcond)
+    pthread_mutex_unlock(&ip.dlock)
+    if held:
+        inode_put(ip)           # the dirty list's reference
+
+
+cdef void dw_begin(inode* ip, dwrange* r, uint64_t lblk, uint64_t end) noexcept nogil:
+    r.lblk = lblk
+    r.end = end
+    pthread_mutex_lock(&ip.dlock)
+    ip.dw_started += 1
+    r.seq = ip.dw_started
+    r.next = ip.dw_list
+    ip.dw_list = r
+    pthread_mutex_unlock(&ip.dlock)
+
+
+cdef void dw_end(inode* ip, dwrange* r, int err) noexcept nogil:
+    cdef dwrange** at
+    pthread_mutex_lock(&ip.dlock)
+    at = &ip.dw_list
+    while at[0] != r:
+        at = &at[0].next
+    at[0] = r.next
+    if err:
+        ip.wb_err = err
+    pthread_cond_broadcast(&ip.dcond)
+    pthread_mutex_unlock(&ip.dlock)
+
+
+cdef void _dw_wait_locked(inode* ip, uint64_t lblk, uint64_t end) noexcept nogil:
+    """Until none is left that meets [lblk, end) and had begun by now (dlock held)."""
+    cdef uint64_t target = ip.dw_started
+    cdef dwrange* r = ip.dw_list
+    while r != NULL:
+        if r.seq <= target and r.lblk < end and r.end > lblk:
+            ob_cond_wait(&ip.sd.ob, &ip.dcond, &ip.dlock, WAIT_DATA, ip.no_addr)
+            r = ip.dw_list
+        else:
+            r = r.next
+
+
+cdef void dw_wait(inode* ip, uint64_t lblk, uint64_t end) noexcept nogil:
+    if gl_atomic_load64(<uint64_t*>&ip.dw_list) == 0:
+        return
+    pthread_mutex_lock(&ip.dlock)
+    _dw_wait_locked(ip, lblk, end)
+    pthread_mutex_unlock(&ip.dlock)
 
 
 cdef int data_writeback(sbd* sd, inode* ip) noexcept nogil:
     cdef buf* batch[BATCH]
+    cdef bio_seg segs[BATCH]
     cdef uint32_t n
-    cdef uint64_t target
     cdef int err = 0
     cdef int e
-    cdef bint last
-    cdef bint held = False
-    pthread_mutex_lock(&ip.dlock)
-    while ip.wb_on:
-        ob_cond_wait(&ip.sd.ob, &ip.dcond, &ip.dlock, WAIT_DATA, ip.no_addr)
-    ip.wb_on = True
-    while True:
-        n = _take_batch(sd, ip, batch)
+    cdef bint more = True
+    while more:
+        n = _begin(sd, ip, batch, BATCH, &more)
         if n == 0:
             break
-        pthread_mutex_unlock(&ip.dlock)
-        e = _write_batch(sd, batch, n)
-        gl_atomic_add64(&sd.n_ddirty, -<int64_t>n)
-        pthread_mutex_lock(&ip.dlock)
-        if e:
-            ip.wb_err = e
-            err = e
-            if sd.log != NULL:
-                gl_atomic_store32(&sd.log.data_err, e)
-            if ip.ordered_must and not sd_dead(sd):
-                # What may be durable in the dinode must not be given up for a block that could not be written.
-                sd_io_error(sd, b"writing data that moved out of a dinode", ip.no_addr, e)
-        ip.ndirty -= n
-        if ip.ndirty == 0:
-            # The list's reference outlives this call: it is dropped after the lock.
-            held = True
-            break
-    ip.wb_on = False
-    if err == 0:
-        ip.ordered_must = False
-    pthread_cond_broadcast(&ip.dcond)
-    target = ip.dw_started
-    while ip.dw_done < target:
-        ob_cond_wait(&ip.sd.ob, &ip.dcond, &ip.dlock, WAIT_DATA, ip.no_addr)
+        qsort(batch, n, sizeof(void*), _by_block)
+        _fill_segs(sd, batch, n, segs)
+        # After a withdraw nothing is written: the data is lost, and fsync says so.
+        e = -EIO if sd_dead(sd) else sd.dev.ops.writev(sd.dev, segs, n)
+        err = e if e else err
+        _end(sd, ip, batch, n, e)
+    pthread_mutex_lock(&ip.dlock)
+    _dw_wait_locked(ip, 0, ~<uint64_t>0)
     if err == 0:
         err = ip.wb_err
     pthread_mutex_unlock(&ip.dlock)
-    if held:
-        inode_put(ip)
+    return err
+
+
+cdef void _run(sbd* sd, bio_seg* segs, uint32_t n) noexcept nogil:
+    """Writes a batch; every piece has its own result afterwards."""
+    cdef uint32_t i
+    cdef int err = sd.dev.ops.writev(sd.dev, segs, n)
+    for i in range(n if err else 0):
+        # A device may have given up in the middle: what is not known to have failed is written once more.
+        if segs[i].res == 0:
+            segs[i].res = sd.dev.ops.write(sd.dev, segs[i].off, segs[i].buf, segs[i].len, 0)
+
+
+cdef int _first_error(const bio_seg* segs, uint32_t n) noexcept nogil:
+    cdef uint32_t i
+    for i in range(n):
+        if segs[i].res:
+            return segs[i].res
+    return 0
+
+
+cdef int data_write_many(sbd* sd, inode** ips, uint32_t n_ips, const bio_seg* more, uint32_t n_more) noexcept nogil:
+    cdef buf* batch[BATCH]
+    cdef bio_seg segs[BATCH + MORE_MAX]
+    cdef inode* who[BATCH]
+    cdef uint32_t count[BATCH]
+    cdef uint32_t i = 0
+    cdef uint32_t groups, n, m, k, first
+    cdef bint left
+    cdef int err = 0
+    while i < n_ips or n_more:
+        first = i
+        groups = 0
+        n = 0
+        while i < n_ips and n < BATCH:
+            k = _begin(sd, ips[i], &batch[n], BATCH - n, &left)
+            if k:
+                who[groups] = ips[i]
+                count[groups] = k
+                groups += 1
+                n += k
+            if left:
+                break
+            i += 1
+        _fill_segs(sd, batch, n, segs)
+        memcpy(&segs[n], more, n_more * sizeof(bio_seg))
+        if sd_dead(sd):
+            err = -EIO
+            for k in range(n):
+                segs[k].res = -EIO
+        elif n + n_more:
+            _run(sd, segs, n + n_more)
+            err = _first_error(&segs[n], n_more) if n_more else err
+        m = 0
+        for k in range(groups):
+            _end(sd, who[k], &batch[m], count[k], _first_error(&segs[m], count[k]))
+            m += count[k]
+        for k in range(first, i):
+            dw_wait(ips[k], 0, ~<uint64_t>0)
+        n_more = 0
     return err
 
 
@@ -296,7 +416,8 @@ cdef void data_cancel(sbd* sd, inode* ip, uint64_t lblk, uint64_t n) noexcept no
 cdef void data_throttle(sbd* sd, inode* ip) noexcept nogil:
     """Bounds dirty data: a big writer writes its own back; many small ones make the log daemon commit."""
     cdef jlog* log = sd.log
-    if ip.ndirty > INODE_DIRTY_MAX:
+    if ip.ndirty > INODE_DIRTY_MAX and (not ip.wb_on or ip.ndirty > 2 * INODE_DIRTY_MAX):
+        # While one of its writers does, the others may go on for a while: they only fill the next batches.
         data_writeback(sd, ip)
     elif sd.n_ddirty > sd.ddirty_limit * 2:
         data_writeback(sd, ip)

@@ -2,7 +2,8 @@
 
 Ordinary data goes one of two ways. Small or unaligned pieces are copied into data buffers and written behind, in order
 before the commit that makes them reachable. Large aligned runs go straight from the caller's buffer to disk, after the
-transaction that allocated the blocks but before it may commit: the commit waits for direct writes (inode.dw_*).
+transaction that allocated the blocks but before it may commit: the commit waits for direct
+writes (inode.dw_list), and so does whoever wants the same blocks.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport free
@@ -11,11 +12,11 @@ from gfs2py.block._device cimport bio_seg, dev_alloc, dev_free
 from gfs2py.engine._bmap cimport bmap_alloc, bmap_alloc_need, bmap_lookup, unstuff_dinode
 from gfs2py.engine._cache cimport buf_new, buf_peek, buf_put, buf_read, cache_drop_range
 from gfs2py.engine._data cimport (data_cancel, data_patch_block, data_put_block, data_throttle, data_writeback,
-                                  data_zero_gap, data_zero_range)
-from gfs2py.engine._incore cimport I_VALID, LM_ST_SHARED, buf, inode, opctx, sbd
+                                  data_zero_gap, data_zero_range, dw_begin, dw_end, dw_wait)
+from gfs2py.engine._incore cimport I_VALID, LM_ST_SHARED, SDF_SHARED, buf, dwrange, inode, opctx, sbd
 from gfs2py.engine._inode cimport inode_buf, inode_dirty, inode_lock, inode_touch, inode_unlock
-from gfs2py.engine._log cimport (log_sync, trans_add_data, trans_add_meta, trans_add_ordered, trans_begin, trans_end,
-                                 trans_seq)
+from gfs2py.engine._log cimport (log_sync, log_writes_data, trans_add_data, trans_add_meta, trans_add_ordered,
+                                 trans_begin, trans_end, trans_seq)
 from gfs2py.engine._rgrp cimport inplace_release, inplace_reserve, rgrp_trans_blocks
 from gfs2py.engine._sbd cimport sd_corrupt
 from gfs2py.engine._sync cimport pthread_cond_broadcast, pthread_mutex_lock, pthread_mutex_unlock
@@ -28,17 +29,12 @@ cdef extern from "<linux/falloc.h>" nogil:
     int FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 
 cdef enum:
-    MAX_SEGS = 64
     DIRECT_MIN = 65536              # bytes of an aligned run worth a direct write
     CHUNK_BLOCKS = 1024             # file blocks of one writing transaction
     JDATA_CHUNK = 32
     ZERO_BYTES = 1 << 20
     COPY_BYTES = 1 << 20
-
-
-cdef struct direct_io:              # direct writes collected by one transaction
-    bio_seg segs[MAX_SEGS]
-    uint32_t n
+    SMALL_READ = 131072             # bytes: up to here a read looks for its blocks in the cache first
 
 
 # ---------------------------------------------------------------------------------------------- reading
@@ -68,7 +64,7 @@ cdef int _copy_block(sbd* sd, uint64_t dblk, uint32_t at, uint32_t part, uint8_t
 
 
 cdef int _copy_cached(sbd* sd, uint64_t dblk, uint64_t n, uint8_t* out, direct_io* io) noexcept nogil:
-    """n whole blocks of an inode with dirty data: cached ones are copied, runs of others are queued for reading."""
+    """n whole blocks: cached ones are copied, runs of others are queued for reading."""
     cdef uint64_t i
     cdef buf* b
     cdef int err
@@ -154,7 +150,9 @@ cdef int _read_extent(opctx* cx, inode* ip, uint64_t dblk, uint64_t off, uint64_
         return 0
     whole = part >> sd.bsize_shift
     if whole:
-        if ip.ndirty or ip.diskflags & GFS2_DIF_JDATA:
+        # Newer than the disk, or likely read ahead: with the dinodes of small files their data come in.
+        if (ip.ndirty or ip.diskflags & GFS2_DIF_JDATA
+                or (part <= SMALL_READ and not (sd.flags & SDF_SHARED))):
             err = _copy_cached(sd, dblk, whole, out, io)
         else:
             err = _queue(sd, io, dblk, out, whole << sd.bsize_shift, False)
@@ -180,6 +178,7 @@ cdef int file_read(opctx* cx, inode* ip, uint64_t off, uint64_t size, uint8_t* o
     if ip.height == 0:
         return _read_stuffed(cx, ip, off, left, out)
     io.n = 0
+    dw_wait(ip, off >> sd.bsize_shift, (off + left + sd.bsize - 1) >> sd.bsize_shift)
     while left:
         lblk = off >> sd.bsize_shift
         at = <uint32_t>(off & (sd.bsize - 1))
@@ -278,21 +277,6 @@ cdef int _place_extent(opctx* cx, inode* ip, uint64_t dblk, uint64_t off, uint64
         src += one
         part -= one
     return 0
-
-
-cdef void _dw_begin(inode* ip) noexcept nogil:
-    pthread_mutex_lock(&ip.dlock)
-    ip.dw_started += 1
-    pthread_mutex_unlock(&ip.dlock)
-
-
-cdef void _dw_end(inode* ip, int err) noexcept nogil:
-    pthread_mutex_lock(&ip.dlock)
-    ip.dw_done += 1
-    if err:
-        ip.wb_err = err
-    pthread_cond_broadcast(&ip.dcond)
-    pthread_mutex_unlock(&ip.dlock)
 
 
 cdef void _warm_edges(opctx* cx, inode* ip, uint64_t off, uint64_t size) noexcept nogil:
@@ -398,10 +382,9 @@ cdef int _write_begin(opctx* cx, inode* ip, uint64_t off, uint64_t* size, bint m
 
 
 cdef int _write_chunk(opctx* cx, inode* ip, uint64_t off, uint64_t size, const uint8_t* src,
-                      uint64_t* done) noexcept nogil:
-    """One transaction's worth; *done says how much of it was written."""
+                      uint64_t* done, late_write* late) noexcept nogil:
+    """One transaction's worth; *done says how much of it was written, or will be by file_write_late."""
     cdef sbd* sd = cx.sd
-    cdef direct_io io
     cdef uint64_t lblk = off >> sd.bsize_shift
     cdef uint64_t end_blk = (off + size + sd.bsize - 1) >> sd.bsize_shift
     cdef bint mapped
@@ -409,7 +392,7 @@ cdef int _write_chunk(opctx* cx, inode* ip, uint64_t off, uint64_t size, const u
     cdef int err = 0
     cdef int e
     done[0] = 0
-    io.n = 0
+    dw_wait(ip, lblk, end_blk)
     mapped = _all_mapped(cx, ip, lblk, end_blk - lblk, &err)
     if err:
         return err
@@ -419,8 +402,10 @@ cdef int _write_chunk(opctx* cx, inode* ip, uint64_t off, uint64_t size, const u
         err = _write_begin(cx, ip, off, &size, mapped)
         if err:
             return err
-    _dw_begin(ip)
-    err = _write_mapped(cx, ip, off, size, src, &io, done, not mapped)
+    late.io.n = 0
+    late.on = True
+    dw_begin(ip, &late.range, lblk, end_blk)
+    err = _write_mapped(cx, ip, off, size, src, &late.io, done, not mapped)
     if not (ip.diskflags & GFS2_DIF_JDATA):
         trans_add_ordered(cx, ip)
     if need_tr:
@@ -436,21 +421,33 @@ cdef int _write_chunk(opctx* cx, inode* ip, uint64_t off, uint64_t size, const u
         trans_end(cx)
         if cx.rgd != NULL:
             inplace_release(cx, ip)
-    e = _write_direct(sd, &io)
-    _dw_end(ip, e)
-    if e:
-        done[0] = 0
-        return e
+    if late.io.n == 0:
+        late.on = False
+        dw_end(ip, &late.range, 0)
     return 0 if done[0] else err
 
 
-cdef int file_write(opctx* cx, inode* ip, uint64_t off, uint64_t size, const uint8_t* src,
-                    uint64_t* done) noexcept nogil:
+cdef int file_write_late(sbd* sd, inode* ip, late_write* late) noexcept nogil:
+    cdef int err
+    if not late.on:
+        return 0
+    late.on = False
+    err = _write_direct(sd, &late.io)
+    dw_end(ip, &late.range, err)
+    return err
+
+
+cdef int file_write(opctx* cx, inode* ip, uint64_t off, uint64_t size, const uint8_t* src, uint64_t* done,
+                    late_write* late) noexcept nogil:
     cdef sbd* sd = cx.sd
+    cdef late_write own
+    cdef late_write* w = &own if late == NULL else late
     cdef uint64_t chunk, put
     cdef uint64_t most
     cdef int err = 0
+    cdef int e
     done[0] = 0
+    w.on = False
     if size == 0:
         return 0
     if off >> 63 or off + size >> 63:
@@ -467,14 +464,21 @@ cdef int file_write(opctx* cx, inode* ip, uint64_t off, uint64_t size, const uin
     most = <uint64_t>(JDATA_CHUNK if ip.diskflags & GFS2_DIF_JDATA else CHUNK_BLOCKS) << sd.bsize_shift
     while size:
         chunk = min(size, most - (off & (sd.bsize - 1)))
-        err = _write_chunk(cx, ip, off, chunk, src, &put)
+        err = _write_chunk(cx, ip, off, chunk, src, &put, w)
+        if w.on and (late == NULL or put < size):
+            # The next transaction may have to wait for a commit, which waits for this write.
+            e = file_write_late(sd, ip, w)
+            if e:
+                err = e
+                put = 0
         if err:
             break
         off += put
         src += put
         size -= put
         done[0] += put
-    data_throttle(sd, ip)
+    if late == NULL:
+        data_throttle(sd, ip)
     return 0 if done[0] else err
 
 
@@ -490,17 +494,18 @@ cdef int file_fsync(opctx* cx, inode* ip, bint datasync) noexcept nogil:
         if err:
             return err
         inode_unlock(cx, ip)
-    err = data_writeback(sd, ip)
     seq = ip.data_seq if datasync else ip.meta_seq
-    if err:
-        pthread_mutex_lock(&ip.dlock)
-        ip.wb_err = 0
-        pthread_mutex_unlock(&ip.dlock)
+    if not log_writes_data(sd, ip, seq):
+        data_writeback(sd, ip)
     if sd.log != NULL and sd.log.live:
         # Sequence 1 is long committed: then only the device is flushed.
         e = log_sync(sd, max(seq, <uint64_t>1), GFS2_LFC_DO_SYNC)
     else:
         e = sd.dev.ops.flush(sd.dev)
+    pthread_mutex_lock(&ip.dlock)
+    err = ip.wb_err
+    ip.wb_err = 0
+    pthread_mutex_unlock(&ip.dlock)
     return err if err else e
 
 
@@ -537,13 +542,14 @@ cdef int _alloc_chunk(opctx* cx, inode* ip, uint64_t lblk, uint64_t nblk, uint8_
     cdef sbd* sd = cx.sd
     cdef uint64_t size = nblk << sd.bsize_shift
     cdef uint64_t dblk, n
+    cdef dwrange range_
     cdef bint is_new
     cdef int err = _write_begin(cx, ip, lblk << sd.bsize_shift, &size, False)
     did[0] = 0
     if err:
         return err
     nblk = size >> sd.bsize_shift
-    _dw_begin(ip)
+    dw_begin(ip, &range_, lblk, lblk + nblk)
     while did[0] < nblk and err == 0:
         err = bmap_alloc(cx, ip, lblk + did[0], nblk - did[0], &dblk, &n, &is_new)
         if err == 0 and is_new:
@@ -555,7 +561,7 @@ cdef int _alloc_chunk(opctx* cx, inode* ip, uint64_t lblk, uint64_t nblk, uint8_
     ip.data_seq = ip.meta_seq
     trans_end(cx)
     inplace_release(cx, ip)
-    _dw_end(ip, err)
+    dw_end(ip, &range_, err)
     return err
 
 
@@ -645,7 +651,8 @@ cdef int _write_zeros(opctx* cx, inode* ip, uint64_t off, uint64_t end) noexcept
         return -ENOMEM
     memset(zeros, 0, ZERO_BYTES)
     while off < end and err == 0:
-        err = file_write(cx, ip, off, min(end - off, <uint64_t>ZERO_BYTES - (off & (cx.sd.bsize - 1))), zeros, &done)
+        err = file_write(cx, ip, off, min(end - off, <uint64_t>ZERO_BYTES - (off & (cx.sd.bsize - 1))), zeros, &done,
+                         NULL)
         off += done
     dev_free(zeros)
     return err
@@ -673,6 +680,7 @@ cdef int file_fallocate(opctx* cx, inode* ip, uint32_t mode, uint64_t off, uint6
         return -EOPNOTSUPP
     if length == 0 or off >> 62 or length >> 62 or (off + length) >> 62:
         return -EFBIG if length else -EINVAL
+    dw_wait(ip, 0, ~<uint64_t>0)
     if mode & FALLOC_FL_PUNCH_HOLE:
         if not (mode & FALLOC_FL_KEEP_SIZE) or mode & FALLOC_FL_ZERO_RANGE:
             return -EOPNOTSUPP
@@ -722,7 +730,7 @@ cdef int file_copy_range(opctx* cx, inode* src, uint64_t off_in, inode* dst, uin
         err = file_read(cx, src, off_in, min(length, <uint64_t>COPY_BYTES), tmp, &got)
         if err or got == 0:
             break
-        err = file_write(cx, dst, off_out, got, tmp, &put)
+        err = file_write(cx, dst, off_out, got, tmp, &put, NULL)
         off_in += put
         off_out += put
         length -= put

@@ -4,7 +4,9 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 from gfs2py.engine._attr cimport (atime_due, atime_update, attr_fsflags, attr_kill_priv, attr_set, attr_set_fsflags)
 from gfs2py.engine._bmap cimport bmap_seek
-from gfs2py.engine._file cimport file_copy_range, file_fallocate, file_fsync, file_read, file_write
+from gfs2py.engine._data cimport data_throttle
+from gfs2py.engine._file cimport (file_copy_range, file_fallocate, file_fsync, file_read, file_write, file_write_late,
+                                  late_write)
 from gfs2py.engine._fs cimport fs_ctx, gfs2_fs, handle, node_addr
 from gfs2py.engine._incore cimport LM_ST_EXCLUSIVE, LM_ST_SHARED, inode, opctx, sbd
 from gfs2py.engine._inode cimport inode_get, inode_lock, inode_put, inode_unlock, inodes_lock, inodes_unlock
@@ -138,6 +140,7 @@ cdef int do_read(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t off
     cdef opctx cx
     cdef inode* ip = NULL
     cdef uint64_t got = 0
+    cdef uint64_t reads = fs.sd.dev.n_reads     # relaxed, of all threads: it need not be exact
     cdef bint due = False
     cdef int err
     fs_ctx(&cx, fs, rq)
@@ -153,6 +156,7 @@ cdef int do_read(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t off
             err = file_read(&cx, ip, off, size, out, &got)
             due = err == 0 and not (fh and (<handle*>fh).flags & O_NOATIME) and atime_due(&cx, ip)
         inode_unlock(&cx, ip)
+        rq.waited = fs.sd.dev.n_reads != reads
     if due and inode_lock(&cx, ip, LM_ST_EXCLUSIVE) == 0:
         atime_update(&cx, ip)       # the data was read: a failure here is not the reader's
         inode_unlock(&cx, ip)
@@ -161,11 +165,15 @@ cdef int do_read(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t off
     return err
 
 
-cdef int _write_all(opctx* cx, inode* ip, uint64_t off, uint64_t size, const uint8_t* src) noexcept nogil:
+cdef int _write_all(opctx* cx, inode* ip, uint64_t off, uint64_t size, const uint8_t* src,
+                    late_write* late) noexcept nogil:
     cdef uint64_t done
-    cdef int err
+    cdef int err = 0
+    late.on = False
     while size:
-        err = file_write(cx, ip, off, size, src, &done)
+        err = file_write_late(cx.sd, ip, late)
+        if err == 0:
+            err = file_write(cx, ip, off, size, src, &done, late)
         if err:
             return err
         off += done
@@ -179,10 +187,12 @@ cdef int do_write(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t of
     cdef gfs2_fs* fs = <gfs2_fs*>p
     cdef opctx cx
     cdef inode* ip = NULL
+    cdef late_write late
     cdef uint64_t done = 0
-    cdef int err
+    cdef int err, e
     fs_ctx(&cx, fs, rq)
     written[0] = 0
+    late.on = False
     err = _ip_of(fs, nodeid, fh, &ip)
     if err:
         return err
@@ -198,11 +208,16 @@ cdef int do_write(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t of
         if err == 0 and (write_flags & WRITE_CACHE or open_flags & O_DIRECT):
             # All or an error: of a short answer the kernel's write-back tells nobody, and a direct write makes EIO
             # (fs/fuse/file.c, fuse_writepage_end and fuse_get_res_by_io).
-            err = _write_all(&cx, ip, off, size, src)
+            err = _write_all(&cx, ip, off, size, src, &late)
             done = size
         elif err == 0:
-            err = file_write(&cx, ip, off, size, src, &done)
+            err = file_write(&cx, ip, off, size, src, &done, &late)
         inode_unlock(&cx, ip)
+        e = file_write_late(fs.sd, ip, &late)
+        if e:
+            err = e
+            done = 0
+        data_throttle(fs.sd, ip)
     _ip_done(fh, ip)
     written[0] = <uint32_t>done
     return err

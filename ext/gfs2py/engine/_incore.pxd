@@ -5,7 +5,7 @@ Lock order, outermost first: rename mutex -> inode glocks (several at once: by a
 inside a transaction. Source of names: fs/gfs2/incore.h.
 """
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from gfs2py.block._device cimport blkdev
+from gfs2py.block._device cimport bio_seg, blkdev
 from gfs2py.engine._observe cimport observer
 from gfs2py.engine._sync cimport dlink, pthread_cond_t, pthread_mutex_t, pthread_rwlock_t, pthread_t
 
@@ -87,6 +87,11 @@ cdef struct bufcache:
 cdef struct extent:                 # `len` file blocks at `lblk` lie at `dblk` (0: a hole)
     uint64_t lblk, dblk, len
 
+cdef struct dwrange:                # a direct write under way, on its writer's stack, on its inode's list
+    uint64_t seq                    # counts up in the order they began
+    uint64_t lblk, end              # file blocks [lblk, end)
+    dwrange* next
+
 cdef struct inode:
     uint64_t no_addr, no_formal_ino
     sbd* sd
@@ -120,7 +125,8 @@ cdef struct inode:
     dlink dirty
     uint32_t ndirty                 # dirty or being written; > 0 holds a reference to the inode
     bint wb_on                      # a write-back of this inode is under way
-    uint64_t dw_started, dw_done    # direct writes into blocks that an uncommitted transaction may have allocated
+    dwrange* dw_list                # direct writes, maybe into blocks that an uncommitted transaction has allocated
+    uint64_t dw_started             # how many ever began; one begins only under the glock EX
     int32_t wb_err                  # first write-back error since the last fsync that reported it
     dlink ordered                   # running transaction's ordered list (log.lock)
     bint ordered_on
@@ -300,6 +306,7 @@ cdef struct sbd:
     void (*at_switch)(sbd* sd, opctx* cx) noexcept nogil    # within the exclusive moment of a commit
     void (*after_commit)(sbd* sd) noexcept nogil            # the transactions of the last switch are durable
     int (*data_writeback)(sbd* sd, inode* ip) noexcept nogil
+    int (*data_write_many)(sbd* sd, inode** ips, uint32_t n_ips, const bio_seg* more, uint32_t n_more) noexcept nogil
     void (*inode_put)(inode* ip) noexcept nogil
     void (*inode_evict)(sbd* sd, inode* ip) noexcept nogil  # leaves the cache: reservations go back
     int (*truncate_resume)(opctx* cx, inode* ip) noexcept nogil

@@ -20,6 +20,9 @@ cdef void trans_add_ordered(opctx* cx, inode* ip) noexcept nogil
 cdef uint64_t trans_seq(opctx* cx) noexcept nogil
 # Makes everything up to `seq` durable (0: everything). Not within a transaction.
 cdef int log_flush(sbd* sd, uint64_t seq, uint32_t lfc) noexcept nogil
+# Whether the commit that makes `seq` durable will write all data that this inode has dirty now: both are in the running
+# transaction. Then an fsync leaves the data to it, and both go to the disk at the same time.
+cdef bint log_writes_data(sbd* sd, inode* ip, uint64_t seq) noexcept nogil
 # As log_flush, and whatever was written in place before the call is durable, too, even if nothing was to commit.
 cdef int log_sync(sbd* sd, uint64_t seq, uint32_t lfc) noexcept nogil
 cdef int log_ail_flush(sbd* sd) noexcept nogil                  # everything committed goes in place

@@ -14,6 +14,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 from gfs2py.block._device cimport DEV_FUA, bio_seg, dev_alloc, dev_free
 from gfs2py.engine._ail cimport ail_forget, ail_write
+from gfs2py.engine._data cimport MORE_MAX
 from gfs2py.engine._cache cimport buf_hold, buf_peek, buf_put, shard_of
 from gfs2py.engine._incore cimport (B_DIRTY, B_FREED, B_JDATA, B_PINNED, B_UPTODATE, B_WRITING, SDF_NOBARRIER,
                                     SDF_RDONLY, SDF_WRITEBACK, buf, cache_shard, extent, inode, jlog, logtxn, opctx,
@@ -445,10 +446,13 @@ cdef void _stage_header(sbd* sd, uint8_t* p, uint64_t seq, uint32_t lblk, uint32
     lh.lh_crc = htobe32(log_header_crc(lh, sd.bsize))
 
 
-cdef int _write_log(sbd* sd, const uint8_t* p, uint32_t lblk, uint32_t n) noexcept nogil:
-    """n staged blocks to the log from lblk on, across the wrap and the journal's extents."""
+cdef int _write_log(sbd* sd, logtxn* tr, const uint8_t* p, uint32_t lblk, uint32_t n) noexcept nogil:
+    """n staged blocks to the log from lblk on, across the wrap and the journal's extents; and the ordered data.
+
+    Both only have to be on the disk before the header, so they go at the same time.
+    """
     cdef jlog* log = sd.log
-    cdef bio_seg segs[64]
+    cdef bio_seg segs[MORE_MAX]
     cdef uint32_t m = 0
     cdef uint32_t run
     cdef uint64_t addr
@@ -461,16 +465,19 @@ cdef int _write_log(sbd* sd, const uint8_t* p, uint32_t lblk, uint32_t n) noexce
         segs[m].off = addr << sd.bsize_shift
         segs[m].buf = <void*>p
         segs[m].len = <uint64_t>run << sd.bsize_shift
+        segs[m].res = 0
         m += 1
         p += <uint64_t>run << sd.bsize_shift
         n -= run
         lblk = (lblk + run) % log.nblocks
-        if m == 64 or n == 0:
+        if m == MORE_MAX and n:
             err = sd.dev.ops.writev(sd.dev, segs, m)
             if err:
                 return err
             m = 0
-    return 0
+    if sd.data_write_many != NULL and not (sd.flags & SDF_WRITEBACK):
+        return sd.data_write_many(sd, tr.ord, tr.n_ord, segs, m)
+    return sd.dev.ops.writev(sd.dev, segs, m) if m else 0
 
 
 cdef int _steal_ordered(sbd* sd, logtxn* tr) noexcept nogil:
@@ -573,12 +580,13 @@ cdef int _switch(sbd* sd, uint32_t lfc, bint force, uint32_t extra_flags, logtxn
     return err
 
 
-cdef void _write_ordered(sbd* sd, logtxn* tr) noexcept nogil:
-    """Data first: what this commit makes reachable is on its way to disk before the header is."""
+cdef void _drop_ordered(sbd* sd, logtxn* tr, bint write) noexcept nogil:
+    """The commit is done with these inodes; with `write` their data follow now (data=writeback, or a withdraw, which
+    writes nothing but says so)."""
     cdef uint32_t i
     for i in range(tr.n_ord):
-        # A failed data write is its writer's error (kept in wb_err for fsync), not the journal's.
-        sd.data_writeback(sd, tr.ord[i])
+        if write:
+            sd.data_writeback(sd, tr.ord[i])
         sd.inode_put(tr.ord[i])
     tr.n_ord = 0
 
@@ -647,25 +655,36 @@ cdef int _commit(sbd* sd, uint32_t lfc, bint force, uint32_t extra_flags) noexce
     tail = be32toh((<gfs2_log_header*>hp).lh_tail)
     if sd.flags & SDF_WRITEBACK:
         _write_must(sd, tr)
-    else:
-        _write_ordered(sd, tr)
     if sd_dead(sd):
-        _write_ordered(sd, tr)
+        _drop_ordered(sd, tr, True)
         return -EIO
-    err = _write_log(sd, log.io_buf, tr.first, body)
+    # A failed data write is its writer's error (kept in wb_err for fsync), not the journal's, unless it withdraws.
+    err = _write_log(sd, tr, log.io_buf, tr.first, body)
+    if err == 0 and sd_dead(sd):
+        err = -EIO
     if err == 0 and not (sd.flags & SDF_NOBARRIER):
         err = _flush_device(sd)
     if err == 0:
         err = sd.dev.ops.write(sd.dev, _log_addr(log, hdr) << sd.bsize_shift, hp, sd.bsize,
                                0 if sd.flags & SDF_NOBARRIER else DEV_FUA)
     if err:
-        _write_ordered(sd, tr)
+        _drop_ordered(sd, tr, True)
         return sd_io_error(sd, b"writing the journal", _log_addr(log, hdr), err)
-    # data=writeback: the data follows in its own time, here.
-    _write_ordered(sd, tr)
+    _drop_ordered(sd, tr, (sd.flags & SDF_WRITEBACK) != 0)
     _finish(sd, tr, tail)
     hist_add(&sd.ob.commit, stat_now() - since)
     return 0
+
+
+cdef bint log_writes_data(sbd* sd, inode* ip, uint64_t seq) noexcept nogil:
+    cdef jlog* log = sd.log
+    cdef bint yes
+    if log == NULL or not log.live or sd.flags & SDF_WRITEBACK:
+        return False
+    pthread_mutex_lock(&log.lock)
+    yes = ip.ordered_on and log.running != NULL and log.running.seq == seq
+    pthread_mutex_unlock(&log.lock)
+    return yes
 
 
 cdef int log_flush(sbd* sd, uint64_t seq, uint32_t lfc) noexcept nogil:

@@ -12,7 +12,7 @@ from libc.string cimport memcpy, memset, strlen
 
 from gfs2py.block._device cimport BlockDevice, dev_alloc, dev_free
 from gfs2py.engine._cache cimport cache_destroy, cache_init
-from gfs2py.engine._data cimport data_writeback
+from gfs2py.engine._data cimport data_write_many, data_writeback
 from gfs2py.engine._dealloc cimport fs_dealloc
 from gfs2py.engine._dir cimport dir_found, dir_search
 from gfs2py.engine._fs cimport gfs2_fs, gfs2_fs_ops
@@ -254,6 +254,7 @@ cdef class Gfs2(FileSystemHandle):
         sd.inode_put = inode_put
         sd.inode_evict = rs_drop
         sd.data_writeback = data_writeback
+        sd.data_write_many = data_write_many
 
     cdef _check(self, int err, what):
         """Turns a negative errno of the engine into an exception that says what is wrong."""

@@ -17,7 +17,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from gfs2py.engine._bmap cimport bmap_forget, tree_capacity, tree_limit, tree_span, unstuff_dinode
 from gfs2py.engine._cache cimport buf_hold, buf_put, buf_readahead, meta_read
-from gfs2py.engine._data cimport data_cancel, data_writeback, data_zero_gap, data_zero_range
+from gfs2py.engine._data cimport data_cancel, data_writeback, data_zero_gap, data_zero_range, dw_wait
 from gfs2py.engine._incore cimport buf, inode, opctx, rgrpd, sbd
 from gfs2py.engine._inode cimport inode_buf, inode_dirty, inode_touch
 from gfs2py.engine._log cimport trans_add_meta, trans_add_ordered, trans_begin, trans_end, trans_seq
@@ -502,7 +502,9 @@ cdef int _strip(opctx* cx, inode* ip, uint64_t start, uint64_t end, uint32_t tod
     cdef sbd* sd = cx.sd
     cdef strip st
     cdef buf* dibh
-    cdef int err = inode_buf(cx, ip, &dibh)
+    cdef int err
+    dw_wait(ip, 0, ~<uint64_t>0)
+    err = inode_buf(cx, ip, &dibh)
     if err:
         return err
     memset(&st, 0, sizeof(strip))

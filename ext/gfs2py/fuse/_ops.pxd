@@ -36,6 +36,7 @@ cdef struct fs_req:                 # who asks; one per request
     bint has_sup
     bint kill_suidgid               # OPEN with O_TRUNC and WRITE: the caller may not keep setuid/setgid bits
     bint kernel_times               # WRITE: it keeps mtime and ctime itself, and sends them with a SETATTR
+    bint waited                     # out: the operation waited for the device; who else wants something now waits, too
     uint32_t runs                   # 0 the first time, then how often the request was parked
 
 cdef struct fs_attr:

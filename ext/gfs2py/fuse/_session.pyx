@@ -152,7 +152,7 @@ cdef class Session:
     """Serves one mount. start() negotiates and returns when requests are being served; wait() sees the end.
 
     `fd` is an open and mounted /dev/fuse (the session closes it), or for tests one end of a SOCK_SEQPACKET pair
-    with clone=False. `threads` is the largest number of workers (default 2 per core + 2, at least 4).
+    with clone=False. `threads` is the largest number of workers (default 2 per core + 2, at least 8).
     max_write_bytes, max_readahead_bytes: what is asked for; the kernel may give less. `idle_poll` keeps idle processors
     from halting while requests flow, where /dev/cpu_dma_latency may be opened. `local_locks`: the kernel keeps file
     locks to itself and sends no FLUSH at close.
@@ -192,7 +192,7 @@ cdef class Session:
         self.se.max_readahead = max_readahead_bytes
         self.se.max_background = 64
         self.se.congestion = 48
-        self.se.max_workers = threads or max(4, 2 * (os.cpu_count() or 1) + 2)
+        self.se.max_workers = threads or max(8, 2 * (os.cpu_count() or 1) + 2)
         self.se.n_cpus = os.cpu_count() or 1
         self.se.max_runners = min(8, self.se.max_workers)
 

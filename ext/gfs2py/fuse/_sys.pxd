@@ -92,6 +92,13 @@ cdef extern from "<unistd.h>" nogil:
     int close(int fd)
     int dup(int fd)
 
+cdef extern from "<poll.h>" nogil:
+    struct pollfd:
+        int fd
+        short events, revents
+    int poll(pollfd* fds, unsigned long n, int timeout_ms)
+    short POLLIN
+
 cdef extern from "<sys/uio.h>" nogil:
     struct iovec:
         void* iov_base

@@ -23,7 +23,8 @@ from gfs2py.fuse._idle cimport idle_poll_release, idle_poll_tick
 from gfs2py.fuse._ops cimport OP_PARK
 from gfs2py.fuse._proto cimport (FUSE_BATCH_FORGET, FUSE_COPY_FILE_RANGE, FUSE_DESTROY, FUSE_DEV_IOC_CLONE, FUSE_FORGET,
                                  FUSE_FSYNC, FUSE_FSYNCDIR, FUSE_INTERRUPT, FUSE_NOTIFY_REPLY, FUSE_READ, FUSE_SYNCFS,
-                                 FUSE_WRITE, OP_LIMIT, WRITE_HEADERS, fuse_in_header, fuse_interrupt_in, fuse_write_in)
+                                 FUSE_WRITE, OP_LIMIT, WRITE_HEADERS, fuse_in_header, fuse_interrupt_in, fuse_read_in,
+                                 fuse_write_in)
 from gfs2py.fuse._reply cimport send_error, send_reply
 from gfs2py.fuse._stat cimport hist_bump, wait_adopt
 from gfs2py.fuse._state cimport (MAX_THREADS, OUT_HEADROOM, REQ_LATER, REQ_NOREPLY, S_ENDED, op_stat,
@@ -39,6 +40,7 @@ cdef enum:
     STALL_NS = 400000           # a reader busy for longer has stalled
     CALM_TICKS = 200            # without stall: one reader fewer
     QUIET_TICKS = 20            # without request: the sentinel sleeps until the next
+    TRANSFER_BYTES = 65536      # a READ or WRITE of that size waits for the disk: another worker reads meanwhile
     SATURATED_TICKS = 8         # all readers found busy in a row: one more, up to half the processors
 
 cdef int kick_signal = 0
@@ -325,6 +327,16 @@ cdef void signal_python(session* se) noexcept nogil:
     write(se.event_fd, &one, 8)
 
 
+cdef bint waits(const request* r) noexcept nogil:
+    """Requests that wait for the disk so long that another reader is worth waking: syncs, transfers of some size."""
+    cdef uint32_t op = r.h.opcode
+    if op == FUSE_WRITE:
+        return r.h.len >= TRANSFER_BYTES
+    if op == FUSE_READ:
+        return r.arg_len >= sizeof(fuse_read_in) and (<fuse_read_in*>r.arg).size >= TRANSFER_BYTES
+    return op == FUSE_FSYNC or op == FUSE_FSYNCDIR or op == FUSE_SYNCFS or op == FUSE_COPY_FILE_RANGE
+
+
 cdef void run(request* r) noexcept nogil:
     """One run of a request whose header was checked: session opcodes here, the rest by dispatch."""
     cdef uint32_t op = r.h.opcode
@@ -336,7 +348,7 @@ cdef void run(request* r) noexcept nogil:
         worker_blocks()
         do_destroy(r)
         return
-    if op == FUSE_FSYNC or op == FUSE_FSYNCDIR or op == FUSE_SYNCFS or op == FUSE_COPY_FILE_RANGE:
+    if waits(r):
         worker_blocks()
     err = dispatch(r) if not fz_load(&r.se.destroyed) else -EIO
     if err == OP_PARK:
@@ -392,6 +404,7 @@ cdef void serve(worker* w, uint8_t* msg, uint32_t length, int fd, parked* node) 
     r.rq.kill_suidgid = False
     r.rq.kernel_times = False
     r.rq.sup_gid = 0
+    r.rq.waited = False
     w.started_ns = now_ns()
     w.nodeid = r.h.nodeid
     w.opcode = r.h.opcode
@@ -404,6 +417,8 @@ cdef void serve(worker* w, uint8_t* msg, uint32_t length, int fd, parked* node) 
     fz_store64(&w.current, 0)
     if w.blocking:
         worker_unblocks()
+    elif r.rq.waited and not w.runner:
+        look_behind(w)
     if r.node != NULL:
         free_parked(r.node)
 
@@ -503,6 +518,22 @@ cdef void worker_blocks() noexcept nogil:
     fz_add(&w.se.n_active, -1)
     fill_up(w.se)
     pthread_mutex_unlock(&w.se.mutex)
+
+
+cdef void look_behind(worker* w) noexcept nogil:
+    """The request waited for the device. If others are pending now, one more reader has them wait at the same time."""
+    cdef session* se = w.se
+    cdef pollfd p
+    p.fd = w.fd
+    p.events = POLLIN
+    p.revents = 0
+    if fz_load(&se.target) >= se.max_workers or poll(&p, 1, 0) != 1 or not (p.revents & POLLIN):
+        return
+    pthread_mutex_lock(&se.mutex)
+    if se.target < se.max_workers:
+        fz_store(&se.target, se.target + 1)
+    fill_up(se)
+    pthread_mutex_unlock(&se.mutex)
 
 
 cdef void worker_unblocks() noexcept nogil:
