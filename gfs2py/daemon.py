@@ -323,6 +323,7 @@ def serve(request: MountRequest, foreground: bool, narrate: Narrator, ready: Cal
     """Be the daemon of a mount, in this process. Returns 0; raises MountError before `ready` was called."""
     set_up_logging(request.options, foreground, request.target)
     _mount.set_process_name(b"gfs2d")
+    _mount.give_back_large_blocks()
     _mount.set_process_title([b"gfs2d", os.fsencode(request.source), os.fsencode(request.target)])
     watchdog = Watchdog(request.options.watchdog_s)
     try:

@@ -62,7 +62,7 @@ def test_races(more: str, seed: int) -> None:
     torture("races", seed, "--ops", str(1000 * FACTOR), *more.split())
 
 
-@pytest.mark.parametrize("more", ["--bsize 512 --options nowriteback_cache",
+@pytest.mark.parametrize("more", ["--bsize 512 --options nowriteback_cache,nolocalflocks",
                                   "--bsize 4096 --options writeback_cache,quota=account"])
 def test_storms(more: str, seed: int) -> None:
     torture("storms", seed, "--ops", str(300 * FACTOR), *more.split())

@@ -4,6 +4,13 @@ import os
 from libc.stdint cimport uint64_t, uintptr_t
 from libc.string cimport memcpy, memset
 
+cdef extern from "<malloc.h>" nogil:
+    int M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+    int mallopt(int param, int value)
+
+cdef enum:
+    LARGE_BYTES = 512 << 10
+
 cdef extern from *:
     """
     #include <errno.h>
@@ -148,6 +155,16 @@ def move_mount(int mount_fd, bytes target not None):
 def set_process_name(bytes name not None):
     """The name of this thread as ps shows it (at most 15 bytes)."""
     gm_set_name(name)
+
+
+def give_back_large_blocks():
+    """What is freed in large pieces goes back to the system at once.
+
+    By default glibc's malloc stops doing so for sizes that were freed once (mallopt(3), M_MMAP_THRESHOLD): tables that
+    grew and shrank, and slabs of the cache, leave holes in the heaps of all threads.
+    """
+    mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
+    mallopt(M_TRIM_THRESHOLD, 4 * LARGE_BYTES)
 
 
 def set_parent_death_signal(int signal):
