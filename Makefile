@@ -74,6 +74,12 @@ quick: dev ## the tests that need neither a mount nor a kernel nor half a minute
 asan: dev ## the tests on a build with AddressSanitizer, UBSan and Cython's run-time checks
 	@ci/asan.sh $(JOBS) $(SEED) $(PYTEST_ARGS)
 
+# Of the compiled code only what meets the disk.
+.PHONY: asan-hostile
+asan-hostile: dev ## damaged images on the sanitised build alone: what CI runs of it
+	@GFS2PY_HOSTILE_CASES=$(or $(CASES),1000) GFS2PY_ASAN_EXT="gfs2py/[!f]* gfs2py/fsck/* gfs2py/fuse/_ops gfs2py/fuse/_stat" \
+	    ci/asan.sh $(JOBS) $(SEED) tests/hostile/test_hostile.py
+
 .PHONY: bench
 bench: dev ## measure against other file systems: JSON lines and a markdown table
 	@ci/bootstrap.sh debs $(DEBS_BENCH)

@@ -2,6 +2,7 @@
 # ci/asan.sh JOBS SEED [PYTEST-ARGUMENT...]: runs the tests on a sanitised build.
 #
 # The tree is copied to build/asan-tree and built there, so the normal build stays as it is.
+# GFS2PY_ASAN_EXT: which extensions, as GFS2PY_EXT of setup.py; all without it.
 # Left out: tests that start a foreign kernel or Debian's tools (they would inherit the preload).
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,7 +16,7 @@ git ls-files -z --cached --others --exclude-standard \
     | while IFS= read -r -d '' name; do [ -e "$name" ] && printf '%s\0' "$name"; done \
     | tar --null -T - -cf - | tar -xf - -C "$tree"
 cd "$tree"
-GFS2PY_ASAN=1 GFS2PY_JOBS=$jobs "$top/.venv/bin/python" -W ignore setup.py -q build_ext --inplace -j "$jobs"
+GFS2PY_EXT=${GFS2PY_ASAN_EXT:-} GFS2PY_ASAN=1 GFS2PY_JOBS=$jobs "$top/.venv/bin/python" -W ignore setup.py -q build_ext --inplace -j "$jobs"
 
 # Python's own allocator hides overruns inside its arenas, and its exit leaks by design.
 export PYTHONPATH=$tree:$tree/tools PYTHONMALLOC=malloc GFS2PY_ASAN=1 GFS2PY_SEED=$seed

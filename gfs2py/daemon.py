@@ -19,6 +19,7 @@ import time
 
 from gfs2py import words
 from gfs2py.daemon_log import log
+from gfs2py.daemon_streams import StandardStreams
 from gfs2py.daemon_watch import BEAT_INTERVAL_S, Watchdog
 from gfs2py.errors import ignored
 from gfs2py.fuse import _mount, control, mount
@@ -206,14 +207,16 @@ class Daemon:
 
     # -- running
 
-    def run(self) -> None:
-        """Serve until the file system is unmounted."""
+    def run(self, streams: StandardStreams | None = None) -> None:
+        """Serve until the file system is unmounted; what comes through `streams` is logged."""
         assert self.session is not None
         wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         _mount.forward_signals((_mount.SIGTERM, _mount.SIGINT, _mount.SIGHUP), wake_write)
         poller = select.poll()
         poller.register(wake_read, select.POLLIN)
         poller.register(self.session.event_fd, select.POLLIN)
+        if streams is not None:
+            poller.register(streams.fd, select.POLLIN)
         while not self.session.ended:
             self.watchdog.beat()
             events = poller.poll(BEAT_INTERVAL_S * 1000 if self._observer is not None else OBSERVE_AFTER_MS)
@@ -222,6 +225,8 @@ class Daemon:
             for fd, _ in events:
                 if fd == wake_read:
                     self._on_signals(os.read(wake_read, 64))
+                elif streams is not None and fd == streams.fd:
+                    streams.drain()
                 else:
                     self._on_session()
         _mount.stop_forwarding()
@@ -319,7 +324,8 @@ def set_up_logging(options: MountOptions, foreground: bool, name: str) -> None:
         log.to_file("/var/log/gfs2d.log", name)
 
 
-def serve(request: MountRequest, foreground: bool, narrate: Narrator, ready: Callable[[], None]) -> int:
+def serve(request: MountRequest, foreground: bool, narrate: Narrator, ready: Callable[[], None],
+          streams: StandardStreams | None = None) -> int:
     """Be the daemon of a mount, in this process. Returns 0; raises MountError before `ready` was called."""
     set_up_logging(request.options, foreground, request.target)
     _mount.set_process_name(b"gfs2d")
@@ -330,18 +336,12 @@ def serve(request: MountRequest, foreground: bool, narrate: Narrator, ready: Cal
         daemon = Daemon(request, watchdog, narrate)
         daemon.start()
         ready()
-        daemon.run()
+        daemon.run(streams)
     finally:
+        if streams is not None:
+            streams.drain()
         watchdog.dismiss()
     return 0
-
-
-def _redirect_standard_streams() -> None:
-    null = os.open("/dev/null", os.O_RDWR)
-    for fd in (0, 1, 2):
-        os.dup2(null, fd)
-    if null > 2:
-        os.close(null)
 
 
 def _background(request: MountRequest, report: int, verbose: bool) -> int:
@@ -357,12 +357,12 @@ def _background(request: MountRequest, report: int, verbose: bool) -> int:
     def ready() -> None:
         say("R")
         os.close(report)
-        _redirect_standard_streams()
 
     os.setsid()
     os.chdir("/")
+    streams = StandardStreams()
     try:
-        return serve(request, False, narrate, ready)
+        return serve(request, False, narrate, ready, streams)
     except MountError as e:
         say(f"E{e.status} {e}")
         return e.status

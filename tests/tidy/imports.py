@@ -22,7 +22,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "gfs2py.stats": (),
     # The composition root of a mount.
     "gfs2py.daemon": ("gfs2py.ondisk", "gfs2py.block", "gfs2py.engine", "gfs2py.fuse", "gfs2py.daemon_watch",
-                      "gfs2py.daemon_observe", "gfs2py.control", "gfs2py.stats", "gfs2py.daemon_log", "gfs2py.words"),
+                      "gfs2py.daemon_observe", "gfs2py.control", "gfs2py.stats", "gfs2py.daemon_log",
+                      "gfs2py.daemon_streams", "gfs2py.words"),
+    "gfs2py.daemon_streams": ("gfs2py.daemon_log",),
     "gfs2py.daemon_observe": ("gfs2py.fuse", "gfs2py.control", "gfs2py.stats", "gfs2py.daemon_log"),
     "gfs2py": (),
     "dlm.core": (),

@@ -379,8 +379,9 @@ cdef class Gfs2(FileSystemHandle):
         if jd.err.structure != NULL:
             structure = (<bytes>jd.err.structure).decode()
             field = (<bytes>jd.err.field).decode() if jd.err.field != NULL else "?"
-            raise CorruptionError(-err, f"{name}: journal {jid}: damaged block {jd.err.block}: {structure}.{field} is "
-                                  f"{jd.err.found}, wanted {jd.err.wanted}")
+            raise CorruptionError(-err, f"{name}: journal {jid}: damaged block {jd.err.block} ({jd.err.block:#x}): "
+                                  f"{structure}.{field} is {jd.err.found} ({jd.err.found:#x}), wanted "
+                                  f"{jd.err.wanted} ({jd.err.wanted:#x})")
         raise MountError(-err, f"{name}: journal {jid}: {os.strerror(-err)}")
 
     cdef _forget_all(self, cache_bytes, uint32_t inodes):
