@@ -15,6 +15,7 @@ import random
 import resource
 import selectors
 import signal
+import sys
 import tempfile
 import time
 import traceback
@@ -85,6 +86,7 @@ class Worker:
     def child(self, bases: Sequence[Base], seed: int, first: int, told: int) -> None:
         os.dup2(self.log.fileno(), 1)
         os.dup2(self.log.fileno(), 2)
+        sys.stdout = sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115 (for good)
         faulthandler.enable(all_threads=True)
         faulthandler.register(signal.SIGUSR1, all_threads=True)
         gc.freeze()
