@@ -32,6 +32,7 @@ HANG_S = 60 * SLOWER
 CPU_S = 10 * SLOWER
 GROWTH_BYTES = (1024 if sanitised() else 256) << 20
 QUOTE_BYTES = 6000
+PROGRESS = 1000         # cases
 
 
 @dataclass
@@ -121,14 +122,14 @@ class Worker:
         return whole or [b""]
 
     def reap(self) -> tuple[int, str]:
-        """How it ended and the last it printed."""
+        """How it ended, and of what it printed the part that says why."""
         os.close(self.pipe)
         _, status = os.waitpid(self.pid, 0)
-        self.log.seek(0, os.SEEK_END)
-        self.log.seek(max(self.log.tell() - QUOTE_BYTES, 0))
+        self.log.seek(0)
         said = self.log.read().decode(errors="replace")
         self.log.close()
-        return os.waitstatus_to_exitcode(status), said
+        report = said.find("ERROR: AddressSanitizer")       # its head says more than its end
+        return os.waitstatus_to_exitcode(status), said[report:][:QUOTE_BYTES] if report >= 0 else said[-QUOTE_BYTES:]
 
     def kill(self) -> None:
         """With the stacks of its threads in the log."""
@@ -197,6 +198,8 @@ class Pool:
                     self.found(int(number), what)
                 else:
                     self.result.cases += 1
+                    if self.result.cases % PROGRESS == 0:
+                        self.tell(f"{self.result.cases} cases, {len(self.result.findings)} findings")
                     self.result.counts.update(what[0])
                     self.result.fields.update(map(tuple, what[1]))
                     self.result.cpu_seconds += what[2]

@@ -18,7 +18,9 @@ from types import SimpleNamespace
 import pytest
 
 from gfs2py.block import MemoryDevice, RecordingDevice
+from gfs2py.edit.patch import patch_field
 from gfs2py.engine import _mount
+from gfs2py.errors import CorruptionError
 from gfs2py.fsck import _check
 from hostile import exercise, pool
 from hostile.bank import Base, bases
@@ -62,6 +64,16 @@ def test_same_seed_same_damage(bank: list[Base]) -> None:
     assert draw(bank, 6, 0).text != draw(bank, 5, 0).text
 
 
+def test_jindex_without_journals(bank: list[Base]) -> None:
+    """Found by seed 31337, case 11029: refused without a word about where."""
+    r = bank[0].map.r
+    entry = next(e for e in r.dirents(r.system("jindex")) if e.name == b"journal0")
+    dev = MemoryDevice.from_snapshot(bank[0].snapshot)
+    patch_field(dev, entry.block, "dirent", "de_name_len", 1, at=entry.at)
+    with pytest.raises(CorruptionError, match=rf"damaged block {entry.block} \(0x[0-9a-f]+\): jindex.journal0 is 0"):
+        Mounted(dev, random.Random(1), ("noatime",))
+
+
 # -- what the harness must notice
 
 
@@ -102,7 +114,7 @@ def overrun() -> None:
     (lambda: os._exit(3), "exit status 3")])
 def test_what_happens_to_a_worker(bank: list[Base], monkeypatch: pytest.MonkeyPatch, act: object, said: str) -> None:
     """It is one finding, of the case that did it, and the other cases are run all the same."""
-    monkeypatch.setattr(pool, "HANG_S", 2 if act is spin else pool.HANG_S)
+    monkeypatch.setattr(pool, "HANG_S", 6 * pool.SLOWER if act is spin else pool.HANG_S)
     plant(monkeypatch, 5, act)
     told: list[str] = []
     result = Pool(bank, 3, 0, 9, jobs=2, tell=told.append).run()

@@ -290,7 +290,9 @@ cdef class Gfs2(FileSystemHandle):
             self._check(err, f"journal{n}")
             n += 1
         if n == 0:
-            raise CorruptionError(EIO, "jindex holds no journals")
+            addr = sd.jindex.no_addr
+            raise CorruptionError(EIO, f"{(<bytes>sd.dev.name).decode(errors='replace')}: damaged block {addr} "
+                                  f"({addr:#x}): jindex.journal0 is 0 (0x0), wanted 1 (0x1): it holds no journals")
         self.journals = n
         self.journal_sizes = sizes
 
