@@ -330,8 +330,9 @@ def serve(request: MountRequest, foreground: bool, narrate: Narrator, ready: Cal
     set_up_logging(request.options, foreground, request.target)
     _mount.set_process_name(b"gfs2d")
     _mount.give_back_large_blocks()
-    _mount.set_process_title([b"gfs2d", os.fsencode(request.source), os.fsencode(request.target)])
     watchdog = Watchdog(request.options.watchdog_s)
+    # Not before: the watchdog is a copy of this process, and only one of them is the daemon of this mount.
+    _mount.set_process_title([b"gfs2d", os.fsencode(request.source), os.fsencode(request.target)])
     try:
         daemon = Daemon(request, watchdog, narrate)
         daemon.start()

@@ -39,14 +39,16 @@ def walk_together(ck: Checker, threads: int, progress: Callable[[int, int], None
         except (MemoryError, RuntimeError) as error:
             failed.append(error)
 
+    mine = parts()  # before the others start: a small table would be done before this thread has a share, unreported
     workers = ck.share(threads - 1)
     crew = [threading.Thread(target=work, args=(worker.walk1,), daemon=True) for worker in workers]
     for thread in crew:
         thread.start()
     try:
-        while (first := parts()) is not None:
-            ck.walk1(first, step)
-            progress(min(first + step, n), n)
+        while mine is not None:
+            ck.walk1(mine, step)
+            progress(min(mine + step, n), n)
+            mine = parts()
     finally:
         with lock:
             todo = iter(())

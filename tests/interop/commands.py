@@ -95,7 +95,7 @@ def daemons(mount_point: Path) -> list[int]:
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 argv = (entry / "cmdline").read_bytes().split(b"\0")
-                if os.fsencode(mount_point) in argv and any(b"gfs2d" in a for a in argv):
+                if argv[0] == b"gfs2d" and os.fsencode(mount_point) in argv:
                     found.append(int(entry.name))
     return found
 

@@ -64,16 +64,25 @@ def find(target: str) -> control.MountEntry | None:
 
 
 def daemon_of(entry: control.MountEntry) -> int | None:
-    """A pidfd of the gfs2d that serves a mount, by its command line."""
+    """A pidfd of the gfs2d that serves a mount, by its command line; that may be cut short, where room was short."""
     title = b"\0".join((b"gfs2d", os.fsencode(entry.source), os.fsencode(entry.mount_point)))
+    cut: list[str] = []
+    exact: list[str] = []
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
         try:
             with open(f"/proc/{name}/cmdline", "rb") as f:
                 found = f.read().rstrip(b"\0")
-            if found == title:
-                return os.pidfd_open(int(name))
+        except OSError:
+            continue
+        if found == title:
+            exact.append(name)
+        elif found.startswith(b"gfs2d\0") and title.startswith(found):
+            cut.append(name)
+    for name in exact or (cut if len(cut) == 1 else []):
+        try:
+            return os.pidfd_open(int(name))
         except OSError:
             continue
     return None

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from interop.commands import Commands
 
 CUTS = 8
-ATTEMPTS = 30
+ATTEMPTS = 200
 
 
 def new_fs(bsize: int, rng: random.Random) -> MemoryDevice:
