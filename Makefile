@@ -76,7 +76,7 @@ asan: dev ## the tests on a build with AddressSanitizer, UBSan and Cython's run-
 
 # Of the compiled code only what meets the disk.
 .PHONY: asan-hostile
-asan-hostile: dev ## damaged images on the sanitised build alone: what CI runs of it
+asan-hostile: dev ## damaged images on the sanitised build alone
 	@GFS2PY_HOSTILE_CASES=$(or $(CASES),1000) GFS2PY_ASAN_EXT="gfs2py/[!f]* gfs2py/fsck/* gfs2py/fuse/_ops gfs2py/fuse/_stat" \
 	    ci/asan.sh $(JOBS) $(SEED) tests/hostile/test_hostile.py
 
