@@ -7,6 +7,7 @@ says how many this run has, GFS2PY_HOSTILE_SECONDS when it ends at the latest.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import errno
 import os
 import random
@@ -95,7 +96,10 @@ def spin() -> None:
 
 
 def eat() -> None:
-    assert len(b"x" * (pool.GROWTH_BYTES + (64 << 20)))
+    """Fresh pages: a block from malloc could be one that the tests before left resident in the heap."""
+    with mmap.mmap(-1, pool.GROWTH_BYTES + (64 << 20)) as fresh:
+        for at in range(0, len(fresh), mmap.PAGESIZE):
+            fresh[at] = 1
 
 
 def own_error() -> None:
