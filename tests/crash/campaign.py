@@ -15,6 +15,7 @@ import selectors
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -85,9 +86,11 @@ class Worker:
     def __init__(self, kind: str, seed: int, number: int, workers: int) -> None:
         env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
         env["PYTHONPATH"] = os.environ.get("GFS2PY_CRASH_PATH", env["PYTHONPATH"])
+        # Not a pipe: one that nobody empties would block it.
+        self.errors = tempfile.TemporaryFile()      # noqa: SIM115 - closed by end()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "crash.campaign", kind, "--seed", str(seed), "--worker", f"{number}/{workers}"],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env)
+            stdout=subprocess.PIPE, stderr=self.errors, env=env)
         assert self.process.stdout is not None
         os.set_blocking(self.process.stdout.fileno(), False)
         self.left = b""
@@ -107,7 +110,14 @@ class Worker:
         """Stop it; what it had to say at the end."""
         if self.process.poll() is None:
             self.process.send_signal(how)
-        return self.process.communicate()[1].decode(errors="replace")
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        if self.errors.closed:
+            return ""
+        with self.errors:
+            self.errors.seek(0)
+            return self.errors.read()[-8000:].decode(errors="replace")
 
 
 def judge_worker(worker: Worker, outcome: Outcome) -> None:

@@ -14,8 +14,8 @@ def _keep_memory() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _watchdog() -> Iterator[None]:
+def _watchdog(request: pytest.FixtureRequest) -> Iterator[None]:
     """A hang inside the engine holds no Python lock that a signal could break: dump all stacks and end the run."""
-    faulthandler.dump_traceback_later(240, exit=True)
+    faulthandler.dump_traceback_later(4000 if request.node.get_closest_marker("slow") else 240, exit=True)
     yield
     faulthandler.cancel_dump_traceback_later()

@@ -37,6 +37,13 @@ class Extras:
         self.done({**self.state, serial: replace(self.state[serial], flags=flags)})
         return True
 
+    def thaw(self) -> None:
+        """What a crash left immutable can be worked on again."""
+        self.tree = self.paths_now()
+        for path, serial in self.tree.items():
+            if self.state[serial].flags & (IMMUTABLE | APPEND):
+                self.set_flags(path, self.state[serial].flags & ~(IMMUTABLE | APPEND))
+
     def do_chattr(self) -> None:
         """Flags that forbid nothing; on a directory also: what is made in it is journaled."""
         path = self.movable()

@@ -13,7 +13,7 @@ from unittest import mock
 
 from crash.mixes import MIXES
 from crash.model import History
-from crash.oracle import Judge, Lost, Recovered, recover
+from crash.oracle import FINE, FINE_HURT, Judge, Lost, Recovered, recover
 from crash.shapes import Shape
 from crash.workload import Workload
 from gfs2py.block._device import BlockDevice
@@ -116,7 +116,7 @@ def draw(device: RecordingDevice, epoch: int, rng: random.Random, samples: int) 
 def judge_cut(run: Run, cut: Cut) -> Recovered:
     """Raises Lost, with everything needed to see it again."""
     try:
-        got = recover(cut.device, quota=run.shape.quota)
+        got = recover(cut.device, quota=run.shape.quota, fine=FINE_HURT if run.judge.hurt else FINE)
         run.judge.judge(cut.epoch, got)
     except (Lost, OSError) as e:
         begun = run.history.last_begun(cut.epoch)

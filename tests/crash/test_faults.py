@@ -5,14 +5,15 @@ below; after a withdraw every call gives EIO, nothing is written any more, and u
 """
 
 import errno
+import os
 import random
-import time
-from dataclasses import dataclass
 
 import pytest
 
+from crash.campaign import campaign
+from crash.hurt import only_eio
 from crash.mixes import MIXES
-from crash.oracle import Judge, Lost, recover, walk
+from crash.oracle import Judge, recover
 from crash.power import Run, draw, formatted, judge_cut
 from crash.shapes import Shape
 from crash.workload import Workload
@@ -22,137 +23,23 @@ from gfs2py.block._recording import RecordingDevice
 from gfs2py.engine.volume import Volume
 
 SHAPE = Shape(bsize=1024, steps=60)
-KINDS = {"write": ("write",), "flush": ("flush",), "read": ("read",), "any": ("read", "write", "flush")}
+SECONDS = float(os.environ.get("GFS2PY_CRASH_SECONDS") or 0)
+FAILED_IOS = 20_000
+CAP_S = 600.0
+MET = frozenset({"mounts that failed", "unmounts that failed", "operations that failed", "withdrawals",
+                 "failed I/Os: once", "failed I/Os: and all after", "cuts: blocks replayed", "fstrim"})
 
 
-class Hurt(Workload):
-    """A workload that goes on after I/O errors until the first; the history then ends with what may be half done."""
-
-    failed = False
-    half_done: int | None = None
-
-    def attempt(self, text, call, busy=None):       # type: ignore[no-untyped-def]
-        try:
-            return super().attempt(text, call, busy)
-        except AssertionError as e:
-            if isinstance(e.__cause__, OSError) and e.__cause__.errno == errno.EIO:
-                self.failed = True
-                self.half_done = busy
-                raise Stop from e
-            raise
-
-    def read_back(self, path: bytes) -> None:
-        try:
-            super().read_back(path)
-        except OSError as e:
-            raise Stop from e
-
-    def live_xattrs(self, path: bytes):             # type: ignore[no-untyped-def]
-        try:
-            return super().live_xattrs(path)
-        except OSError as e:
-            raise Stop from e
-
-
-class Stop(Exception):
-    """The first I/O error."""
-
-
-def only_eio(e: OSError) -> None:
-    """A failed I/O may surface as EIO and as nothing else."""
-    if e.errno != errno.EIO:
-        raise AssertionError(e) from e
-
-
-@dataclass
-class Outcome:
-    run: Run
-    withdrawn: str | None
-    failed: int
-
-
-def perform_hurt(seed: int, k: int, kinds: tuple[str, ...], *, sticky: bool, torn: bool,
-                 shape: Shape = SHAPE) -> Outcome | None:
-    """Mount, work until the failure shows, sync, give up. None: the mount itself failed."""
-    recording = RecordingDevice(MemoryDevice.from_snapshot(formatted(shape.bsize, shape.mib, shape.jsize_mb)))
-    faulty = FaultyDevice(recording)
-    volume = Volume(faulty, flags=shape.flags, background=False, quiet=True, cache_bytes=1 << 16, inodes=256,
-                    commit_ms=0)
-    work = Hurt(volume, recording, random.Random(f"faults {seed}"), MIXES[shape.mix])
-    faulty.arm(fail_at=k, kinds=kinds, sticky=sticky, torn=torn, seed=k)
-    try:
-        work.run(shape.steps)
-    except Stop:
-        pass
-    except OSError as e:
-        only_eio(e)
-        work.failed = True
-    withdrawn = volume.fs.withdrawn
-    failed = faulty.failed
-    if withdrawn:
-        check_withdrawn(volume, recording)
-    elif failed and not sticky:
-        faulty.disarm()
-        go_on(work)
-    volume.abandon()
-    # Data that could not be written are lost, as with the kernel, and the commit goes on: only what was acknowledged
-    # is promised then.
-    judge = Judge(work.history, shape.bsize, writeback=failed > 0 and not withdrawn,
-                  unknown=work.half_done)
-    return Outcome(Run(shape, seed, recording, work.history, judge, {}, work), withdrawn, failed)
-
-
-def go_on(work: Hurt) -> None:
-    """One failed I/O and no withdraw: the volume lives, can be read and changed, and syncs again."""
-    volume = work.volume
-    try:
-        volume.sync()
-    except OSError as e:
-        only_eio(e)
-    assert volume.fs.withdrawn is None
-    walk(volume)
-
-
-def check_withdrawn(volume: Volume, recording: RecordingDevice) -> None:
-    """Everything gives EIO, and the disk is left alone."""
-    before = recording.writes
-    calls = [lambda: volume.create("x1"), lambda: volume.mkdir("x2"), lambda: volume.listdir("/"),
-             lambda: volume.unlink("x3"), lambda: volume.sync(), lambda: volume.fsync("/"),
-             lambda: volume.setattr("/", mode=0o700), lambda: volume.rename("x4", "x5"),
-             lambda: volume.calls.statfs() and volume.calls.getattr(1)]
-    for call in calls:
-        with pytest.raises(OSError) as e:
-            call()
-        assert e.value.errno == errno.EIO
-    assert recording.writes == before
-
-
-def judge_hurt(outcome: Outcome, rng: random.Random) -> None:
-    """The disk as it is, and as a power cut after the failure would leave it."""
-    run = outcome.run
-    for cut in draw(run.device, run.device.epochs, rng, 1):
-        judge_cut(run, cut)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("sticky", [False, True], ids=["once", "from then on"])
-def test_the_kth_io_fails(kind: str, sticky: bool, seed: int) -> None:
-    rng = random.Random(f"{seed} {kind} {sticky}")
-    end = time.monotonic() + 3
-    k, withdrawn, felt = 1, 0, 0
-    while time.monotonic() < end:
-        try:
-            outcome = perform_hurt(seed, k, KINDS[kind], sticky=sticky, torn=bool(k % 2))
-            if outcome is None or not outcome.failed:
-                break                    # the workload needs fewer I/Os than k
-            felt += 1
-            withdrawn += outcome.withdrawn is not None
-            judge_hurt(outcome, rng)
-        except AssertionError as e:
-            raise Lost(f"seed {seed}, {kind} number {k}, sticky {sticky}: {e}") from e
-        k += 1 if k < 40 else rng.randrange(1, 12)
-    print(f"{kind}, sticky {sticky}: {felt} failures up to number {k}, {withdrawn} withdrawals")
-    assert felt
+@pytest.mark.slow
+@pytest.mark.timeout(4000)
+def test_failed_ios_by_the_thousand(seed: int) -> None:
+    """At least FAILED_IOS, and GFS2PY_CRASH_SECONDS if that is set; see hurt.py."""
+    count = 0 if SECONDS else FAILED_IOS
+    outcome = campaign("faults", seed, count=count, seconds=SECONDS or CAP_S, marks=MET)
+    print(outcome.text())
+    assert not outcome.failures, outcome.failures[0]
+    assert outcome.count >= count, f"this machine is too slow: {outcome.text()}"
+    assert SECONDS or not [m for m in MET if not outcome.marks[m]], outcome.text()
 
 
 @pytest.mark.parametrize("kind", ["read", "write", "flush"])
@@ -233,6 +120,109 @@ def test_syncfs_tells_of_data_that_could_not_be_written() -> None:
     assert e.value.errno == errno.EIO
     volume.sync()
     volume.abandon()
+
+
+def overwritten(inodes: int = 256) -> tuple[FaultyDevice, Volume]:
+    """A file with new data over blocks that were its own already, and a device whose next write fails."""
+    faulty = FaultyDevice(MemoryDevice.from_snapshot(formatted(4096, 24, 2)))
+    volume = Volume(faulty, background=False, quiet=True, commit_ms=0, inodes=inodes, cache_bytes=1 << 20)
+    volume.create("f", b"1" * 10_000)
+    volume.sync()
+    volume.write("f", 0, b"2" * 10_000)
+    return faulty, volume
+
+
+def test_every_opener_is_told_once() -> None:
+    """As with the kernel: each open file hears of a write error at its next fsync, whoever heard of it before."""
+    faulty, volume = overwritten()
+    node = volume.node("f")
+    first, second = volume.calls.open(node), volume.calls.open(node)
+    faulty.arm(fail_at=1, kinds=("write",))
+    for fh in (first, second):
+        with pytest.raises(OSError) as e:
+            volume.calls.fsync(node, fh=fh)
+        assert e.value.errno == errno.EIO
+        volume.calls.fsync(node, fh=fh)
+    third = volume.calls.open(node)
+    volume.calls.fsync(node, fh=third)          # what others were told is not news to him
+    for fh in (first, second, third):
+        volume.calls.release(node, fh)
+    volume.abandon()
+
+
+def test_an_error_in_a_commit_reaches_whoever_opens_the_file_next() -> None:
+    faulty, volume = overwritten()
+    volume.create("g")
+    faulty.arm(fail_at=1, kinds=("write",))
+    volume.fsync("g")                           # its commit writes f's data, too
+    assert faulty.failed == 1
+    node = volume.node("f")
+    fh = volume.calls.open(node)
+    with pytest.raises(OSError):
+        volume.calls.fsync(node, fh=fh)
+    volume.calls.release(node, fh)
+    volume.abandon()
+
+
+def test_syncfs_tells_of_an_inode_that_left_the_cache() -> None:
+    faulty, volume = overwritten(inodes=4)
+    volume.create("g")
+    faulty.arm(fail_at=1, kinds=("write",))
+    volume.fsync("g")
+    assert faulty.failed == 1
+    for i in range(40):
+        volume.create(f"n{i}")
+    with pytest.raises(OSError):
+        volume.sync()
+    volume.sync()
+    volume.abandon()
+
+
+def test_a_failed_direct_write_is_told_by_syncfs() -> None:
+    faulty = FaultyDevice(MemoryDevice.from_snapshot(formatted(4096, 24, 2)))
+    volume = Volume(faulty, background=False, quiet=True, commit_ms=0)
+    volume.create("f", b"1" * (1 << 20))
+    volume.sync()
+    node = volume.node("f")
+    faulty.arm(fail_at=1, kinds=("write",))
+    with pytest.raises(OSError):
+        volume.calls.write(node, 0, b"2" * (1 << 18))
+    with pytest.raises(OSError):
+        volume.sync()
+    volume.sync()
+    assert faulty.failed == 1
+    volume.abandon()
+
+
+@pytest.mark.parametrize("how", ["write", "big write", "fallocate", "unstuff"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_no_commit_shows_blocks_that_were_never_written(how: str, times: int) -> None:
+    """A write to new blocks is tried twice; fails that, too, the mount withdraws before the commit maps them."""
+    recording = RecordingDevice(MemoryDevice.from_snapshot(formatted(4096, 24, 2)))
+    faulty = FaultyDevice(recording)
+    volume = Volume(faulty, background=False, quiet=True, commit_ms=0)
+    volume.create("f", b"1" * 1000 if how == "unstuff" else b"")
+    volume.sync()
+    faulty.arm(fail_at=1, kinds=("write",), sticky=times == 2)
+    try:
+        if how == "fallocate":
+            volume.fallocate("f", 0, 0, 1 << 20)
+        else:
+            volume.write("f", 500 if how == "unstuff" else 0, b"2" * ((1 << 20) if how == "big write" else 20_000))
+        volume.sync()
+    except OSError as e:
+        only_eio(e)
+    assert faulty.failed
+    assert (volume.fs.withdrawn is not None) == (times == 2), volume.fs.withdrawn
+    volume.abandon()
+    image = recording.cut(recording.epochs, range(len(recording.pending(recording.epochs))))
+    got = recover(image)
+    data = got.contents[got.view[b"/f"].ino]
+    assert set(data) <= {0, ord("1"), ord("2")}, "what the disk held before"
+    if times == 1:
+        want = {"write": b"2" * 20_000, "big write": b"2" * (1 << 20), "fallocate": bytes(1 << 20),
+                "unstuff": b"1" * 500 + b"2" * 20_000}
+        assert data == want[how]
 
 
 def test_abandoned_at_random_points(seed: int) -> None:

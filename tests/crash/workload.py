@@ -58,7 +58,9 @@ class Workload(Extras):
         self.serials = 1 + max(self.history.now)
         self.kinds = list(mix.weights)
         self.weights = list(mix.weights.values())
+        self.step_now = Step("start", 0)
         self.marks: Counter[str] = Counter()
+        self.told: dict[int, int] = {}
 
     def adopt(self, previous: State | None = None) -> State:
         """What the volume holds now, as a state; inodes that `previous` knows keep their serials."""
@@ -134,6 +136,7 @@ class Workload(Extras):
     # -- running
 
     def run(self, steps: int) -> History:
+        self.thaw()
         for _ in range(steps):
             self.step()
         return self.history
@@ -165,6 +168,10 @@ class Workload(Extras):
         return result
 
     def done(self, state: State) -> None:
+        for _, serial in self.held:
+            if serial not in state and serial in self.state:
+                # Nameless, but what is written to it may be seen if the power cut undoes the unlink.
+                state = {**state, serial: replace(self.state[serial], nlink=0)}
         self.history.add(state, self.step_now)
 
     def record(self, path: bytes, kind: str, attr: Attr, content: bytes = b"",
@@ -277,13 +284,8 @@ class Workload(Extras):
         """Unlinked while someone still knows it: the space goes only when he forgets."""
         path = self.pick(FILE)
         if path is not None:
-            serial = self.tree[path]
-            self.held.append((self.volume.node(path), serial))
-            rec = self.state[serial]
+            self.held.append((self.volume.node(path), self.tree[path]))
             self.remove(path)
-            if serial not in self.state:
-                # Nameless, but what is written to it may be seen if the power cut undoes the unlink.
-                self.history.states[-1][serial] = replace(rec, nlink=0)
 
     def do_drop_held(self) -> None:
         if self.held:

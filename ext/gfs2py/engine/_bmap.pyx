@@ -417,7 +417,7 @@ cdef int _put_unstuffed(opctx* cx, inode* ip, uint64_t blk, const uint8_t* conte
         trans_add_data(cx, b)
         memcpy(b.data, content, size)
     else:
-        err = data_put_block(cx, ip, 0, blk, content, size)
+        err = data_put_block(cx, ip, 0, blk, content, size, True)
         # The content may be durable in the dinode: the commit that takes it from there must not lose it. Set when the
         # block is dirty already, for the commit before ours may clear it when nothing is dirty.
         ip.ordered_must = True

@@ -364,12 +364,12 @@ cdef class Calls:
         finally:
             dev_free(p)
 
-    def fsync(self, uint64_t node, bint datasync=False):
+    def fsync(self, uint64_t node, bint datasync=False, uint64_t fh=0):
         cdef fs_req rq
         cdef int err
         self._req(&rq)
         with nogil:
-            err = self.handle.ops.fsync(self.handle.fs, &rq, node, 0, datasync)
+            err = self.handle.ops.fsync(self.handle.fs, &rq, node, fh, datasync)
         _fail(err, node)
 
     def syncfs(self):

@@ -5,13 +5,13 @@ from libc.string cimport memcpy, memset
 from gfs2py.block._device cimport bio_seg
 from gfs2py.engine._bmap cimport bmap_lookup
 from gfs2py.engine._cache cimport buf_hold, buf_new, buf_put, buf_read, shard_of
-from gfs2py.engine._incore cimport (B_DATA, B_DDIRTY, B_UPTODATE, B_WRITING, buf, cache_shard, dwrange, inode, jlog,
-                                    opctx, sbd)
+from gfs2py.engine._incore cimport (B_DATA, B_DDIRTY, B_NEW, B_UPTODATE, B_WRITING, SDF_WRITEBACK, buf, cache_shard,
+                                    dwrange, inode, jlog, opctx, sbd)
 from gfs2py.engine._inode cimport inode_buf, inode_hold, inode_put
 from gfs2py.engine._log cimport (log_flush, trans_add_data, trans_add_meta, trans_add_ordered, trans_begin,
                                  trans_end)
 from gfs2py.engine._observe cimport ob_cond_wait
-from gfs2py.engine._sbd cimport sd_dead, sd_io_error
+from gfs2py.engine._sbd cimport LOG_ERR_, sd_dead, sd_io_error, sd_message
 from gfs2py.engine._sync cimport (dl_add_tail, dl_del, dl_empty, dlink, gl_atomic_add64, gl_atomic_load64,
                                   gl_atomic_store32,
                                   pthread_cond_broadcast,
@@ -21,19 +21,21 @@ from gfs2py.ondisk._ondisk cimport GFS2_DIF_JDATA, gfs2_dinode
 
 cdef extern from "<errno.h>" nogil:
     int EIO
+cdef extern from "<stdio.h>" nogil:
+    int snprintf(char* out, size_t size, const char* fmt, ...)
 
 cdef enum:
     BATCH = 512                     # blocks of one write-back round
     INODE_DIRTY_MAX = 4096          # dirty blocks of one inode before its writer writes back
 
 
-cdef void _mark_dirty(opctx* cx, inode* ip, buf* b, uint64_t lblk) noexcept nogil:
+cdef void _mark_dirty(opctx* cx, inode* ip, buf* b, uint64_t lblk, bint is_new) noexcept nogil:
     """The buffer's content is newer than the disk. Takes over nothing: the caller still puts its reference."""
     cdef sbd* sd = cx.sd
     cdef cache_shard* s = shard_of(sd, b.blkno)
     pthread_mutex_lock(&ip.dlock)
     pthread_mutex_lock(&s.lock)
-    b.flags |= B_DATA
+    b.flags |= <uint32_t>B_DATA | (<uint32_t>B_NEW if is_new else 0)
     b.ip = ip
     b.lblk = lblk
     if not (b.flags & B_DDIRTY):
@@ -48,14 +50,14 @@ cdef void _mark_dirty(opctx* cx, inode* ip, buf* b, uint64_t lblk) noexcept nogi
     pthread_mutex_unlock(&ip.dlock)
 
 
-cdef int data_put_block(opctx* cx, inode* ip, uint64_t lblk, uint64_t dblk, const uint8_t* content,
-                        uint32_t length) noexcept nogil:
+cdef int data_put_block(opctx* cx, inode* ip, uint64_t lblk, uint64_t dblk, const uint8_t* content, uint32_t length,
+                        bint is_new) noexcept nogil:
     cdef buf* b = NULL
     cdef int err = buf_new(cx.sd, dblk, &b)
     if err:
         return err
     memcpy(b.data, content, length)
-    _mark_dirty(cx, ip, b, lblk)
+    _mark_dirty(cx, ip, b, lblk, is_new)
     buf_put(cx.sd, b)
     if cx.tr_on:
         trans_add_ordered(cx, ip)
@@ -72,7 +74,7 @@ cdef int data_patch_block(opctx* cx, inode* ip, uint64_t lblk, uint64_t dblk, ui
         memset(b.data + at, 0, length)
     else:
         memcpy(b.data + at, src, length)
-    _mark_dirty(cx, ip, b, lblk)
+    _mark_dirty(cx, ip, b, lblk, False)
     buf_put(cx.sd, b)
     if cx.tr_on:
         trans_add_ordered(cx, ip)
@@ -155,6 +157,8 @@ cdef int data_zero_gap(opctx* cx, inode* ip, uint64_t end) noexcept nogil:
     cdef int err
     if ip.height == 0:
         return 0
+    if off < end:
+        dw_wait(ip, off >> sd.bsize_shift, ((end - 1) >> sd.bsize_shift) + 1)
     while off < end:
         lblk = off >> sd.bsize_shift
         at = <uint32_t>(off & (sd.bsize - 1))
@@ -210,7 +214,7 @@ cdef void _written(sbd* sd, buf** batch, uint32_t n) noexcept nogil:
     for i in range(n):
         s = shard_of(sd, batch[i].blkno)
         pthread_mutex_lock(&s.lock)
-        batch[i].flags &= ~<uint32_t>B_WRITING
+        batch[i].flags &= ~<uint32_t>(B_WRITING | B_NEW)
         pthread_cond_broadcast(&s.cond)
         pthread_mutex_unlock(&s.lock)
         buf_put(sd, batch[i])
@@ -235,11 +239,9 @@ cdef void _end(sbd* sd, inode* ip, buf** batch, uint32_t n, int err) noexcept no
     cdef bint held
     _written(sd, batch, n)
     gl_atomic_add64(&sd.n_ddirty, -<int64_t>n)
-    if err and sd.log != NULL:
-        gl_atomic_store32(&sd.log.data_err, err)
     pthread_mutex_lock(&ip.dlock)
     if err:
-        ip.wb_err = err
+        data_failed(ip, err)
         if ip.ordered_must and not sd_dead(sd):
             # What may be durable in the dinode must not be given up for a block that could not be written.
             sd_io_error(sd, b"writing data that moved out of a dinode", ip.no_addr, err)
@@ -273,7 +275,7 @@ cdef void dw_end(inode* ip, dwrange* r, int err) noexcept nogil:
         at = &at[0].next
     at[0] = r.next
     if err:
-        ip.wb_err = err
+        data_failed(ip, err)
     pthread_cond_broadcast(&ip.dcond)
     pthread_mutex_unlock(&ip.dlock)
 
@@ -298,29 +300,17 @@ cdef void dw_wait(inode* ip, uint64_t lblk, uint64_t end) noexcept nogil:
     pthread_mutex_unlock(&ip.dlock)
 
 
-cdef int data_writeback(sbd* sd, inode* ip) noexcept nogil:
-    cdef buf* batch[BATCH]
-    cdef bio_seg segs[BATCH]
-    cdef uint32_t n
-    cdef int err = 0
-    cdef int e
-    cdef bint more = True
-    while more:
-        n = _begin(sd, ip, batch, BATCH, &more)
-        if n == 0:
-            break
-        qsort(batch, n, sizeof(void*), _by_block)
-        _fill_segs(sd, batch, n, segs)
-        # After a withdraw nothing is written: the data is lost, and fsync says so.
-        e = -EIO if sd_dead(sd) else sd.dev.ops.writev(sd.dev, segs, n)
-        err = e if e else err
-        _end(sd, ip, batch, n, e)
-    pthread_mutex_lock(&ip.dlock)
-    _dw_wait_locked(ip, 0, ~<uint64_t>0)
-    if err == 0:
-        err = ip.wb_err
-    pthread_mutex_unlock(&ip.dlock)
-    return err
+cdef void data_failed(inode* ip, int err) noexcept nogil:
+    cdef sbd* sd = ip.sd
+    cdef char text[160]
+    if ip.wb_seq == ip.wb_told and not sd_dead(sd):
+        snprintf(text, 160, b"data of inode %llu could not be written: error %d; its fsync will say so",
+                 <unsigned long long>ip.no_addr, err)
+        sd_message(sd, LOG_ERR_, text)
+    ip.wb_err = err
+    ip.wb_seq += 1
+    if sd.log != NULL:
+        gl_atomic_store32(&sd.log.data_err, err)
 
 
 cdef void _run(sbd* sd, bio_seg* segs, uint32_t n) noexcept nogil:
@@ -339,6 +329,43 @@ cdef int _first_error(const bio_seg* segs, uint32_t n) noexcept nogil:
         if segs[i].res:
             return segs[i].res
     return 0
+
+
+cdef void _again(sbd* sd, buf** batch, bio_seg* segs, uint32_t n) noexcept nogil:
+    """A commit is going to show new blocks, which hold what somebody deleted: not with their data missing."""
+    cdef uint32_t i
+    for i in range(n):
+        if segs[i].res and batch[i].flags & B_NEW and not sd_dead(sd):
+            segs[i].res = sd.dev.ops.write(sd.dev, segs[i].off, segs[i].buf, segs[i].len, 0)
+            if segs[i].res and not (sd.flags & SDF_WRITEBACK):
+                sd_io_error(sd, b"writing data to new blocks", batch[i].blkno, segs[i].res)
+
+
+cdef int data_writeback(sbd* sd, inode* ip) noexcept nogil:
+    cdef buf* batch[BATCH]
+    cdef bio_seg segs[BATCH]
+    cdef uint32_t n
+    cdef int err = 0
+    cdef int e
+    cdef bint more = True
+    while more:
+        n = _begin(sd, ip, batch, BATCH, &more)
+        if n == 0:
+            break
+        qsort(batch, n, sizeof(void*), _by_block)
+        _fill_segs(sd, batch, n, segs)
+        # After a withdraw nothing is written: the data is lost, and fsync says so.
+        e = -EIO
+        if not sd_dead(sd):
+            _run(sd, segs, n)
+            _again(sd, batch, segs, n)
+            e = _first_error(segs, n)
+        err = e if e else err
+        _end(sd, ip, batch, n, e)
+    pthread_mutex_lock(&ip.dlock)
+    _dw_wait_locked(ip, 0, ~<uint64_t>0)
+    pthread_mutex_unlock(&ip.dlock)
+    return err
 
 
 cdef int data_write_many(sbd* sd, inode** ips, uint32_t n_ips, const bio_seg* more, uint32_t n_more) noexcept nogil:
@@ -372,6 +399,7 @@ cdef int data_write_many(sbd* sd, inode** ips, uint32_t n_ips, const bio_seg* mo
                 segs[k].res = -EIO
         elif n + n_more:
             _run(sd, segs, n + n_more)
+            _again(sd, batch, segs, n)
             err = _first_error(&segs[n], n_more) if n_more else err
         m = 0
         for k in range(groups):
@@ -402,7 +430,7 @@ cdef void data_cancel(sbd* sd, inode* ip, uint64_t lblk, uint64_t n) noexcept no
         s = shard_of(sd, b.blkno)
         pthread_mutex_lock(&s.lock)
         dl_del(&b.dirty)
-        b.flags &= ~<uint32_t>(B_DDIRTY | B_UPTODATE)
+        b.flags &= ~<uint32_t>(B_DDIRTY | B_NEW | B_UPTODATE)
         pthread_mutex_unlock(&s.lock)
         buf_put(sd, b)
         ip.ndirty -= 1

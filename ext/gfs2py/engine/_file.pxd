@@ -9,6 +9,7 @@ cdef enum:
 cdef struct direct_io:              # direct reads or writes, collected
     bio_seg segs[MAX_SEGS]
     uint32_t n
+    bint fresh                      # some go to blocks that were allocated for them
 
 # The direct part of a write, left to be carried out when the glock is released: readers and writers of other ranges
 # need not wait for the device. Between file_write and file_write_late no transaction may begin.
@@ -23,7 +24,8 @@ cdef int file_read(opctx* cx, inode* ip, uint64_t off, uint64_t size, uint8_t* o
 cdef int file_write(opctx* cx, inode* ip, uint64_t off, uint64_t size, const uint8_t* src, uint64_t* done,
                     late_write* late) noexcept nogil
 cdef int file_write_late(sbd* sd, inode* ip, late_write* late) noexcept nogil
-cdef int file_fsync(opctx* cx, inode* ip, bint datasync) noexcept nogil         # takes what locks it needs
+# Takes what locks it needs. A failed write of data is told to each opener once: `seen` is his wb_seen, or NULL.
+cdef int file_fsync(opctx* cx, inode* ip, bint datasync, uint32_t* seen) noexcept nogil
 # Maps [lblk, lblk+n) and fills new blocks with zeros on disk; for fallocate and system files that grow.
 cdef int file_alloc_range(opctx* cx, inode* ip, uint64_t lblk, uint64_t n) noexcept nogil
 cdef int file_fallocate(opctx* cx, inode* ip, uint32_t mode, uint64_t off, uint64_t length) noexcept nogil

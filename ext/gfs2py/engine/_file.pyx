@@ -13,12 +13,12 @@ from gfs2py.engine._bmap cimport bmap_alloc, bmap_alloc_need, bmap_lookup, unstu
 from gfs2py.engine._cache cimport buf_new, buf_peek, buf_put, buf_read, cache_drop_range
 from gfs2py.engine._data cimport (data_cancel, data_patch_block, data_put_block, data_throttle, data_writeback,
                                   data_zero_gap, data_zero_range, dw_begin, dw_end, dw_wait)
-from gfs2py.engine._incore cimport I_VALID, LM_ST_SHARED, SDF_SHARED, buf, dwrange, inode, opctx, sbd
+from gfs2py.engine._incore cimport I_VALID, LM_ST_SHARED, SDF_SHARED, SDF_WRITEBACK, buf, dwrange, inode, opctx, sbd
 from gfs2py.engine._inode cimport inode_buf, inode_dirty, inode_lock, inode_touch, inode_unlock
 from gfs2py.engine._log cimport (log_sync, log_writes_data, trans_add_data, trans_add_meta, trans_add_ordered,
                                  trans_begin, trans_end, trans_seq)
 from gfs2py.engine._rgrp cimport inplace_release, inplace_reserve, rgrp_trans_blocks
-from gfs2py.engine._sbd cimport sd_corrupt
+from gfs2py.engine._sbd cimport sd_corrupt, sd_dead, sd_io_error
 from gfs2py.engine._sync cimport pthread_cond_broadcast, pthread_mutex_lock, pthread_mutex_unlock
 from gfs2py.engine._truncate cimport punch_blocks
 from gfs2py.ondisk._ondisk cimport GFS2_DIF_JDATA, GFS2_LFC_DO_SYNC, gfs2_dinode
@@ -117,6 +117,12 @@ cdef int _write_direct(sbd* sd, direct_io* io) noexcept nogil:
     cdef uint32_t n = io.n
     cdef uint32_t i
     cdef int err = _submit(sd, io, True)
+    if err and io.fresh and not sd_dead(sd):
+        # The commit is about to show these blocks, which hold what somebody deleted.
+        io.n = n
+        err = _submit(sd, io, True)
+        if err and not (sd.flags & SDF_WRITEBACK):
+            sd_io_error(sd, b"writing data to new blocks", io.segs[0].off >> sd.bsize_shift, err)
     for i in range(n):
         cache_drop_range(sd, io.segs[i].off >> sd.bsize_shift, io.segs[i].len >> sd.bsize_shift)
     return err
@@ -238,11 +244,11 @@ cdef int _place_block(opctx* cx, inode* ip, uint64_t lblk, uint64_t dblk, uint32
         buf_put(sd, b)
         return 0
     if is_new and part < sd.bsize:
-        err = data_put_block(cx, ip, lblk, dblk, src, 0)
+        err = data_put_block(cx, ip, lblk, dblk, src, 0, True)
         if err:
             return err
     elif part == sd.bsize:
-        return data_put_block(cx, ip, lblk, dblk, src, part)
+        return data_put_block(cx, ip, lblk, dblk, src, part, is_new)
     return data_patch_block(cx, ip, lblk, dblk, at, src, part)
 
 
@@ -262,6 +268,7 @@ cdef int _place_extent(opctx* cx, inode* ip, uint64_t dblk, uint64_t off, uint64
             data_cancel(sd, ip, lblk, whole)
             cache_drop_range(sd, dblk, whole)
             _queue(sd, io, dblk, <uint8_t*>src, whole << sd.bsize_shift, True)
+            io.fresh = io.fresh or is_new
             lblk += whole
             dblk += whole
             src += whole << sd.bsize_shift
@@ -333,7 +340,7 @@ cdef int _write_mapped(opctx* cx, inode* ip, uint64_t off, uint64_t size, const 
         part = min(size, (n << sd.bsize_shift) - at)
         err = _place_extent(cx, ip, dblk, off, part, src, is_new, io)
         if err:
-            return err
+            return sd_io_error(sd, b"filling new blocks", dblk, err) if is_new else err
         off += part
         src += part
         size -= part
@@ -403,6 +410,7 @@ cdef int _write_chunk(opctx* cx, inode* ip, uint64_t off, uint64_t size, const u
         if err:
             return err
     late.io.n = 0
+    late.io.fresh = False
     late.on = True
     dw_begin(ip, &late.range, lblk, end_blk)
     err = _write_mapped(cx, ip, off, size, src, &late.io, done, not mapped)
@@ -482,8 +490,8 @@ cdef int file_write(opctx* cx, inode* ip, uint64_t off, uint64_t size, const uin
     return 0 if done[0] else err
 
 
-cdef int file_fsync(opctx* cx, inode* ip, bint datasync) noexcept nogil:
-    """Data in place, then whatever commit makes it reachable; a write-back error is told once."""
+cdef int file_fsync(opctx* cx, inode* ip, bint datasync, uint32_t* seen) noexcept nogil:
+    """Data in place, then whatever commit makes it reachable."""
     cdef sbd* sd = cx.sd
     cdef uint64_t seq
     cdef int err = 0
@@ -503,8 +511,13 @@ cdef int file_fsync(opctx* cx, inode* ip, bint datasync) noexcept nogil:
     else:
         e = sd.dev.ops.flush(sd.dev)
     pthread_mutex_lock(&ip.dlock)
-    err = ip.wb_err
-    ip.wb_err = 0
+    if seen == NULL:
+        seen = &ip.wb_told
+    if seen[0] != ip.wb_seq:
+        # Also of another thread's write-back, and of commits.
+        err = ip.wb_err
+        seen[0] = ip.wb_seq
+        ip.wb_told = ip.wb_seq
     pthread_mutex_unlock(&ip.dlock)
     return err if err else e
 
@@ -531,7 +544,10 @@ cdef int _zero_extent(opctx* cx, inode* ip, uint64_t lblk, uint64_t dblk, uint64
         k = min(n, per)
         err = sd.dev.ops.write(sd.dev, dblk << sd.bsize_shift, zeros, k << sd.bsize_shift, 0)
         if err:
-            return err
+            # They are mapped already: without zeros the commit would show what somebody deleted.
+            err = sd.dev.ops.write(sd.dev, dblk << sd.bsize_shift, zeros, k << sd.bsize_shift, 0)
+        if err:
+            return err if sd.flags & SDF_WRITEBACK else sd_io_error(sd, b"zeroing new blocks", dblk, err)
         cache_drop_range(sd, dblk, k)
         dblk += k
         n -= k

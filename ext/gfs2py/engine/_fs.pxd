@@ -18,6 +18,7 @@ cdef struct gfs2_fs:
 cdef struct handle:                 # an open file or directory
     inode* ip
     uint32_t flags
+    uint32_t wb_seen                # ip.wb_seq as far as this opener knows
 
 cdef const fs_ops* gfs2_fs_ops() noexcept nogil
 cdef void fs_ctx(opctx* cx, gfs2_fs* fs, fs_req* rq) noexcept nogil

@@ -250,6 +250,7 @@ cdef int _created(gfs2_fs* fs, inode* ip, uint32_t flags, fs_entry* out, fs_open
         return -ENOMEM
     h.ip = ip
     h.flags = flags
+    h.wb_seen = ip.wb_told
     if (flags & O_ACCMODE) != O_RDONLY:
         node_writers(&fs.nd, ip.no_addr, 1)
     fo.fh = <uint64_t>h

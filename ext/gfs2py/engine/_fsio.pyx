@@ -45,6 +45,7 @@ cdef handle* _new_handle(inode* ip, uint32_t flags) noexcept nogil:
     if h != NULL:
         h.ip = ip
         h.flags = flags
+        h.wb_seen = ip.wb_told      # an error that nobody heard of is news to him, too
     return h
 
 
@@ -236,7 +237,7 @@ cdef int do_fsync(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, bint datasy
     err = _ip_of(fs, nodeid, fh, &ip)
     if err:
         return err
-    err = file_fsync(&cx, ip, datasync)
+    err = file_fsync(&cx, ip, datasync, &(<handle*>fh).wb_seen if fh else NULL)
     _ip_done(fh, ip)
     return err
 

@@ -25,6 +25,7 @@ cdef enum:
     B_DATA = 64             # file data, never logged
     B_DDIRTY = 128          # file data newer than the disk, on its inode's list
     B_FREED = 256           # the block was freed by the running transaction
+    B_NEW = 512             # B_DDIRTY data of a block that may hold another file's old content on the disk
 
     # inode.iflags
     I_VALID = 1             # mirrors the dinode (else re-read under the glock)
@@ -127,7 +128,8 @@ cdef struct inode:
     bint wb_on                      # a write-back of this inode is under way
     dwrange* dw_list                # direct writes, maybe into blocks that an uncommitted transaction has allocated
     uint64_t dw_started             # how many ever began; one begins only under the glock EX
-    int32_t wb_err                  # first write-back error since the last fsync that reported it
+    int32_t wb_err                  # the last error of writing its data
+    uint32_t wb_seq, wb_told        # how many there were; how many when somebody was last told
     dlink ordered                   # running transaction's ordered list (log.lock)
     bint ordered_on
     bint ordered_must               # its data go before the commit in data=writeback, too
