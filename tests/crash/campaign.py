@@ -83,14 +83,14 @@ def work(kind: str, seed: int, worker: int, workers: int) -> None:
 class Worker:
     """The parent's view of one."""
 
-    def __init__(self, kind: str, seed: int, number: int, workers: int) -> None:
-        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)])}
-        env["PYTHONPATH"] = os.environ.get("GFS2PY_CRASH_PATH", env["PYTHONPATH"])
+    def __init__(self, kind: str, seed: int, number: int, workers: int, more: dict[str, str]) -> None:
+        env = {**os.environ, **more}
+        env["PYTHONPATH"] = env.get("GFS2PY_CRASH_PATH", os.pathsep.join([str(TESTS), str(TESTS.parent)]))
         # Not a pipe: one that nobody empties would block it.
         self.errors = tempfile.TemporaryFile()      # noqa: SIM115 - closed by end()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "crash.campaign", kind, "--seed", str(seed), "--worker", f"{number}/{workers}"],
-            stdout=subprocess.PIPE, stderr=self.errors, env=env)
+            stdout=subprocess.PIPE, stderr=self.errors, env=env, cwd=TESTS)
         assert self.process.stdout is not None
         os.set_blocking(self.process.stdout.fileno(), False)
         self.left = b""
@@ -140,12 +140,12 @@ def judge_worker(worker: Worker, outcome: Outcome) -> None:
 
 
 def campaign(kind: str, seed: int, *, count: int = 0, seconds: float, workers: int = 0,
-             marks: frozenset[str] = frozenset()) -> Outcome:
+             marks: frozenset[str] = frozenset(), env: dict[str, str] | None = None) -> Outcome:
     """Run tasks until `count` is reached and all `marks` were seen, or for `seconds`. Stops at the first failure."""
     outcome = Outcome(kind, seed)
     workers = workers or os.cpu_count() or 1
     start = time.monotonic()
-    crew = [Worker(kind, seed, w, workers) for w in range(workers)]
+    crew = [Worker(kind, seed, w, workers, env or {}) for w in range(workers)]
     try:
         with selectors.DefaultSelector() as selector:
             for worker in crew:

@@ -184,6 +184,7 @@ class Extras:
         size = len(self.state[serial].content)
         off = self.rng.choice((0, size, size + 4000))
         length = self.rng.choice((1, 3000, 40_000))
+        self.history.outside.add(serial)
         if self.attempt(f"prealloc {path!r} {off} {length}",
                         lambda: self.volume.fallocate(path, KEEP_SIZE, off, length) or True, serial):
             self.done(self.state)

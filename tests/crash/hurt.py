@@ -65,6 +65,8 @@ class Hurt(Workload):
         except AssertionError as e:
             if not isinstance(e.__cause__, OSError):
                 raise
+            if busy is not None:
+                self.history.outside.add(busy)
             only_eio(e.__cause__)
             self.marks["operations that failed"] += 1
             if self.sticky or self.volume.fs.withdrawn:
@@ -76,6 +78,11 @@ class Hurt(Workload):
     def look(self) -> State:
         """What the mount says that it holds; files held without a name as they were."""
         nameless = {serial: rec for serial, rec in self.state.items() if rec.nlink == 0}
+        for node, serial in self.held:
+            if serial in nameless:
+                size = self.volume.calls.getattr(node).size
+                content = self.volume.calls.read(node, 0, size) if size else b""
+                nameless[serial] = replace(nameless[serial], content=content)
         return {**nameless, **self.adopt(self.state)}
 
     def look_around(self, text: str, busy: int | None) -> None:

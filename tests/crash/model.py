@@ -91,7 +91,7 @@ class History:
     steps: list[Step] = field(default_factory=lambda: [Step("start", 0)])
     promises: list[Promise] = field(default_factory=list)
     views: dict[int, View] = field(default_factory=dict)
-    serial_of: dict[tuple[int, int], int] = field(default_factory=dict)
+    outside: set[int] = field(default_factory=set)      # files that left their dinodes though they are short enough
 
     @property
     def now(self) -> State:

@@ -37,6 +37,7 @@ from gfs2py.engine.volume import Volume
 
 EXCHANGE, NOREPLACE = 2, 1
 KEEP_SIZE, PUNCH, ZERO_RANGE = 1, 2, 16
+WRITE_CACHE = 1
 ALLOWED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 NAMES_MAX = 90              # inodes of the tree, about
 
@@ -164,6 +165,8 @@ class Workload(Extras):
                 raise AssertionError(f"step {len(self.history.states)}, {text}: {e}") from e
             self.marks["no space for " + text.split()[0]] += 1
             self.volume.fs.drain()
+            if busy is not None:
+                self.history.outside.add(busy)      # it may have come as far as that
             return None
         return result
 
@@ -361,6 +364,21 @@ class Workload(Extras):
         else:
             self.read_back(path)
 
+    def write_back(self, path: bytes, off: int, data: bytes) -> None:
+        """As the kernel writes its dirty pages: without new times, so that there may be nothing to commit."""
+        serial = self.tree[path]
+        node = self.volume.node(path)
+        done = self.attempt(f"write {path!r} {off} {len(data)}",
+                            lambda: self.volume.calls.write(node, off, data, 0, WRITE_CACHE), serial)
+        self.volume.calls.forget(node)
+        if done:
+            self.done(with_content(self.state, serial, patched(self.state[serial].content, off, data)))
+            if self.rng.random() < 0.4:
+                self.tree = self.paths_now()
+                self.fsync(path, self.rng.random() < 0.5)
+        else:
+            self.read_back(path)
+
     def read_back(self, path: bytes) -> None:
         """After a failure for lack of space: what part was done is what the volume says."""
         serial = self.tree[path]
@@ -382,7 +400,11 @@ class Workload(Extras):
         path = self.pick(FILE)
         if path is not None and (size := len(self.state[self.tree[path]].content)):
             off = self.rng.randrange(size)
-            self.write(path, off, self.content(self.rng.randrange(1, size - off + 1)))
+            data = self.content(self.rng.randrange(1, size - off + 1))
+            if self.rng.random() < 0.3:
+                self.write_back(path, off, data)
+            else:
+                self.write(path, off, data)
 
     def do_bigwrite(self) -> None:
         """Aligned and large: the direct way."""
