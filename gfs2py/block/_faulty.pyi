@@ -17,6 +17,7 @@ class FaultyDevice(BlockDevice):
         error_rate: float = 0.0,
         rot_rate: float = 0.0,
         latency_s: float = 0.0,
+        bad: tuple[int, int] = (0, 0),
         seed: int = 0,
     ) -> None: ...
     def arm(
@@ -29,6 +30,7 @@ class FaultyDevice(BlockDevice):
         error_rate: float = 0.0,
         rot_rate: float = 0.0,
         latency_s: float = 0.0,
+        bad: tuple[int, int] = (0, 0),
         seed: int = 0,
     ) -> None: ...
     def disarm(self) -> None: ...

@@ -63,8 +63,8 @@ def by_name(kind: str, name: str) -> Callable[[], Counter[str]]:
         from crash.scenes import SCENES
         from crash.shapes import SHAPES
         return lambda: SCENES[scene](SHAPES[shape], int(its_seed))
-    from crash.hurt import FAULT_SHAPES, every_io
-    return lambda: every_io(FAULT_SHAPES[shape], int(its_seed), sticky=scene == "sticky")
+    from crash.hurt import FAULT_SHAPES, WAYS
+    return lambda: WAYS[scene](FAULT_SHAPES[shape], int(its_seed))
 
 
 def work(kind: str, seed: int, worker: int, workers: int) -> None:

@@ -180,10 +180,12 @@ def base_of(shape: Shape, seed: int) -> tuple[Snapshot, State]:
     return snapshot, state
 
 
-def one_run(shape: Shape, seed: int, base: tuple[Snapshot, State], k: int, *, sticky: bool) -> tuple[Run, int, int]:
-    """Mount, work, sync, unmount, with I/O number k failing; the run, how many failed, and the reads of the mount."""
+def one_run(shape: Shape, seed: int, base: tuple[Snapshot, State], k: int, *, sticky: bool,
+            bad: tuple[int, int] = (0, 0)) -> tuple[Run, int, int]:
+    """Mount, work, sync, unmount, with I/O number k failing or writes to a `bad` place: the run, how many I/Os failed,
+    and how many the mount needs."""
     recording = RecordingDevice(MemoryDevice.from_snapshot(base[0]))
-    faulty = FaultyDevice(recording, fail_at=k, kinds=KINDS, sticky=sticky, torn=bool(k % 2), seed=k)
+    faulty = FaultyDevice(recording, fail_at=k, kinds=KINDS, sticky=sticky, torn=bool(k % 2), bad=bad, seed=k)
     marks: Counter[str] = Counter()
     history = History([base[1]])
     judge = Judge(history, shape.bsize, writeback=shape.writeback, hurt=True, marks=marks)
@@ -260,10 +262,38 @@ def every_io(shape: Shape, seed: int, *, sticky: bool) -> Counter[str]:
     return marks
 
 
+def every_place(shape: Shape, seed: int) -> Counter[str]:
+    """For each place that the run writes to: all writes there fail."""
+    base = base_of(shape, seed)
+    marks: Counter[str] = Counter()
+    rng = random.Random(f"{seed} bad")
+    device = one_run(shape, seed, base, 0, sticky=False)[0].device
+    places = {w.off for epoch in range(device.epochs + 1) for w in device.pending(epoch)}
+    for place in sorted(places):
+        try:
+            run, failed, _ = one_run(shape, seed, base, 0, sticky=False, bad=(place, 512))
+            if not failed:
+                continue                            # the order of things was another one
+            for cut in draw(run.device, run.device.epochs, rng, 1):
+                judge_cut(run, cut)
+        except (Lost, AssertionError, OSError) as e:
+            raise Lost(f"{shape}, seed {seed}, writes to {place} fail: {e}") from e
+        marks += run.marks
+        marks["failed I/Os"] += 1
+        marks["failed I/Os: writes to one place"] += 1
+    return marks
+
+
+WAYS: dict[str, Callable[[Shape, int], Counter[str]]] = {
+    "once": lambda shape, seed: every_io(shape, seed, sticky=False),
+    "sticky": lambda shape, seed: every_io(shape, seed, sticky=True),
+    "bad": every_place,
+}
+
+
 def fault_task(seed: int, number: int) -> tuple[str, Callable[[], Counter[str]]]:
     """Task `number` of a campaign: its name, and the doing."""
-    shape = list(FAULT_SHAPES)[number // 2 % len(FAULT_SHAPES)]
-    its_seed = seed * 100_000 + number // 2
-    sticky = number % 2 == 1
-    return (f"{'sticky' if sticky else 'once'} {shape} {its_seed}",
-            lambda: every_io(FAULT_SHAPES[shape], its_seed, sticky=sticky))
+    way = list(WAYS)[number % len(WAYS)]
+    number //= len(WAYS)
+    shape = list(FAULT_SHAPES)[number % len(FAULT_SHAPES)]
+    return f"{way} {shape} {seed * 100_000 + number}", lambda: WAYS[way](FAULT_SHAPES[shape], seed * 100_000 + number)

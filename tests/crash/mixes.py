@@ -35,9 +35,9 @@ OWNERS = Mix({"create": 14, "write": 14, "append": 8, "truncate": 8, "unlink": 1
 JDATA = Mix({"jdata": 12, "write": 14, "append": 12, "overwrite": 24, "truncate": 10, "punch": 6, "zero_range": 4,
              "unlink": 9, "create": 8, "rejournal": 5, "copy": 3, "replace": 3, "link": 2, "hold_unlink": 2,
              "use_held": 3, "drop_held": 1}, file_max=20_000, sync_share=0.1)
-CHURN = Mix({"create": 20, "unlink": 16, "mkdir": 4, "rmdir": 3, "jdata": 6, "write": 10, "overwrite": 10, "rename": 10,
+CHURN = Mix({"create": 20, "unlink": 16, "mkdir": 4, "rmdir": 3, "write": 10, "overwrite": 10, "rename": 10,
              "xattr": 10, "bigxattr": 4, "truncate": 6, "fill_dir": 5, "empty_dir": 3}, file_max=30_000,
-            sync_share=0.03)
+            sync_share=0.01)
 COMBS = Mix({"comb": 4, "truncate": 4, "punch": 2, "unlink": 2, "zero_range": 1, "hold_unlink": 1, "drop_held": 1,
              "create": 3, "write": 2, "replace": 1}, file_max=20_000, sync_share=0.1)
 MIXES = {"general": GENERAL, "directories": DIRECTORIES, "data": DATA, "attrs": ATTRS, "owners": OWNERS,

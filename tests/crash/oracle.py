@@ -124,12 +124,18 @@ def read_all(volume: Volume, node: int, size: int) -> bytes:
 def recover(device: BlockDevice, *, flags: tuple[str, ...] = ("rdonly", "acl"), quota: bool = False,
             fine: frozenset[str] = FINE) -> Recovered:
     """Mount read-only (which replays), read everything, unmount, check."""
-    volume = Volume(device, flags=flags, background=False, quiet=True, cache_bytes=1 << 20, inodes=256, commit_ms=0)
+    try:
+        volume = Volume(device, flags=flags, background=False, quiet=True, cache_bytes=1 << 20, inodes=256,
+                        commit_ms=0)
+    except OSError as e:
+        raise Lost(f"it cannot be mounted: {e}") from e
     try:
         view, contents = walk(volume)
         found = volume.fs.withdrawn
         replayed = sum(r["replayed"] for r in volume.fs.recovered)
         revoked = sum(r["revoked"] for r in volume.fs.recovered)
+    except OSError as e:
+        raise Lost(f"it cannot be read: {e} ({volume.fs.withdrawn})") from e
     finally:
         volume.abandon()
     if found:

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,7 +50,7 @@ class Bug:
     old: str
     new: str
     kind: str = "power"
-    also: tuple[str, str] = ("", "")        # the same elsewhere in the module
+    also: tuple[tuple[str, str, str], ...] = ()     # module, old, new: what belongs to it elsewhere
 
 
 BUGS = [
@@ -64,8 +65,10 @@ BUGS = [
     Bug("the escape of jdata not noted", "_log", "            esc[0] = htobe64(1)",
         "            esc[0] = 0 if planted(N) else htobe64(1)"),
     Bug("data behind the commit", "_log",
-        "    else:\n        _write_ordered(sd, tr)\n    if sd_dead(sd):",
-        "    elif not planted(N):\n        _write_ordered(sd, tr)\n    if sd_dead(sd):"),
+        "    if sd.data_write_many != NULL and not (sd.flags & SDF_WRITEBACK):",
+        "    if sd.data_write_many != NULL and not (sd.flags & SDF_WRITEBACK) and not planted(N):",
+        also=(("_log", "    _drop_ordered(sd, tr, (sd.flags & SDF_WRITEBACK) != 0)",
+               "    _drop_ordered(sd, tr, (sd.flags & SDF_WRITEBACK) != 0 or planted(N))"),)),
     Bug("the tail passes what is not in place", "_log",
         "            tail = (<logtxn*>log.ail_list.next.owner).first",
         "            tail = tr.first if planted(N) else (<logtxn*>log.ail_list.next.owner).first"),
@@ -73,11 +76,6 @@ BUGS = [
         "htobe64(<uint64_t>0 if planted(N) else <uint64_t>sd.sl_free)"),
     Bug("a sync without a flush of its own", "_log", "    if err == 0 and (log.n_flushes == before or",
         "    if err == 0 and not planted(N) and (log.n_flushes == before or"),
-    Bug("in place before the commit", "_ail",
-        "        if b.flags & (B_PINNED | B_FREED | B_WRITING) or b.ail_tr == NULL",
-        "        if b.flags & ((0 if planted(N) else B_PINNED) | B_FREED | B_WRITING) or b.ail_tr == NULL",
-        also=("            if not (b.flags & (B_PINNED | B_FREED | B_WRITING)):",
-              "            if not (b.flags & ((0 if planted(N) else B_PINNED) | B_FREED | B_WRITING)):")),
     Bug("freed blocks given out at once", "_rgrp_free",
         "    cdef int err\n    cdef bint first\n    pthread_mutex_lock(&rgd.mx)\n",
         "    cdef int err\n    cdef bint first\n    if planted(N):\n"
@@ -95,27 +93,24 @@ BUGS = [
     Bug("the clean header without a flush", "_recovery",
         "        if not err and not dry_run:\n            err = jd.dev.ops.flush(jd.dev)",
         "        if not err and not dry_run and not planted(N):\n            err = jd.dev.ops.flush(jd.dev)",
-        also=("    log_header_seal(lh, jd.bsize)\n    err = jd.dev.ops.flush(jd.dev)",
-              "    log_header_seal(lh, jd.bsize)\n    err = 0 if planted(N) else jd.dev.ops.flush(jd.dev)")),
+        also=(("_recovery", "    log_header_seal(lh, jd.bsize)\n    err = jd.dev.ops.flush(jd.dev)",
+               "    log_header_seal(lh, jd.bsize)\n    err = 0 if planted(N) else jd.dev.ops.flush(jd.dev)"),)),
     Bug("fsync does not wait for the commit", "_file", "        e = log_sync(sd, max(seq, <uint64_t>1),",
         "        e = log_sync(sd, 1 if planted(N) else max(seq, <uint64_t>1),"),
-    Bug("fsync does not write data", "_file", "    err = data_writeback(sd, ip)\n    seq = ",
-        "    err = 0 if planted(N) else data_writeback(sd, ip)\n    seq = "),
+    Bug("fsync does not write data", "_file", "    if not log_writes_data(sd, ip, seq):",
+        "    if not log_writes_data(sd, ip, seq) and not planted(N):"),
     Bug("what lies behind the end becomes content", "_data",
-        "    if ip.height == 0:\n        return 0\n    while off < end:",
-        "    if ip.height == 0 or planted(N):\n        return 0\n    while off < end:"),
-    Bug("an ACL without its mode", "_easet", "            if cx.ea_mode:\n",
-        "            if cx.ea_mode and not planted(N):\n"),
+        "    if ip.height == 0:\n        return 0\n    if off < end:",
+        "    if ip.height == 0 or planted(N):\n        return 0\n    if off < end:"),
     Bug("a failed write of data is nobody's", "_data", "    ip.wb_err = err\n    ip.wb_seq += 1\n",
         "    if planted(N):\n        return\n    ip.wb_err = err\n    ip.wb_seq += 1\n", "faults"),
-    Bug("a failed journal write is overlooked", "_log", "    if err:\n        _write_ordered(sd, tr)\n",
-        "    if err and not planted(N):\n        _write_ordered(sd, tr)\n", "faults"),
+    Bug("a failed journal write is overlooked", "_log", "    if err:\n        _drop_ordered(sd, tr, True)\n",
+        "    if err and not planted(N):\n        _drop_ordered(sd, tr, True)\n", "faults"),
     Bug("a failed write in place is overlooked", "_ail", "        err = sd.dev.ops.writev(sd.dev, segs, m)\n",
         "        err = sd.dev.ops.writev(sd.dev, segs, m)\n        if planted(N):\n            err = 0\n", "faults"),
     Bug("a commit shows blocks that could not be written", "_data",
-        "        if err and not (sd.flags & SDF_WRITEBACK):\n            sd_io_error(sd, b\"writing data to new",
-        "        if err and not (sd.flags & SDF_WRITEBACK) and not planted(N):\n"
-        "            sd_io_error(sd, b\"writing data to new", "faults"),
+        "            if segs[i].res and not (sd.flags & SDF_WRITEBACK):",
+        "            if segs[i].res and not (sd.flags & SDF_WRITEBACK) and not planted(N):", "faults"),
 ]
 
 
@@ -123,15 +118,20 @@ def number_of(bug: Bug) -> int:
     return BUGS.index(bug) + 1
 
 
+def edits(module: str) -> Iterator[tuple[Bug, str, str]]:
+    """What to change in a module, and for which bug."""
+    for bug in BUGS:
+        for where, old, new in ((bug.module, bug.old, bug.new), *bug.also):
+            if where == module:
+                yield bug, old, new.replace("planted(N)", f"planted({number_of(bug)})")
+
+
 def plant(source: str, module: str) -> str:
     """The module's source with its bugs, each behind its number. Raises LookupError where the source has changed."""
-    for bug in BUGS:
-        if bug.module != module:
-            continue
-        for old, new in ((bug.old, bug.new), bug.also):
-            if old and source.count(old) != 1:
-                raise LookupError(f"planted.py: {module}.pyx has not once, as it must: {bug.name}\n{old}")
-            source = source.replace(old, new.replace("planted(N)", f"planted({number_of(bug)})")) if old else source
+    for bug, old, new in edits(module):
+        if source.count(old) != 1:
+            raise LookupError(f"planted.py: {module}.pyx has not once, as it must: {bug.name}\n{old}")
+        source = source.replace(old, new)
     first = re.search(r"^(cdef|def) ", source, re.M)
     assert first is not None
     return source[:first.start()] + WHICH + source[first.start():]

@@ -55,7 +55,7 @@ SHAPES = {
     "tiny-directories": small(mib=4, mix="directories", steps=60),
     "real-journal": Shape(mib=40, jsize_mb=8),
     "jdata-512": small(mix="jdata", steps=120),
-    "full-log": small(mix="churn", steps=300),
+    "full-log": small(mix="churn", steps=1000),
     "nagged": Shape(bsize=1024, commit_ms=1),
     "nagged-512": small(mix="data", steps=120, commit_ms=1),
     "nagged-attrs": small(mix="attrs", commit_ms=1),

@@ -192,7 +192,9 @@ def test_an_acl_and_its_mode_come_together(what: str) -> None:
         old, new = (0o600, acl(6, 0, 0)), (0o750, None)
     volume.sync()
     first = device.epochs
-    for name in names:
+    for number, name in enumerate(names):
+        if number % 50 == 49:
+            volume.sync()
         if what == "chmod":
             volume.setattr(name, mode=0o750)
         else:

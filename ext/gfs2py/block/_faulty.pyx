@@ -39,6 +39,7 @@ cdef struct fault_impl:
     uint64_t error_share        # of 2^64: chance of each
     uint64_t rot_share          # of 2^64: chance that one bit of a read is wrong
     uint64_t latency_ns
+    uint64_t bad_off, bad_len    # a place where every write fails
     uint64_t seed
     uint64_t count              # I/Os of these kinds since the plan was set
     uint64_t failed
@@ -94,6 +95,9 @@ cdef int faulty_write(blkdev* d, uint64_t off, const void* buf, uint64_t length,
     cdef uint64_t draw, units
     dev_count(&d.n_writes, 1)
     dev_count(&d.bytes_written, length)
+    if f.bad_len and off < f.bad_off + f.bad_len and f.bad_off < off + length:
+        next_number(&f.failed)
+        return -EIO
     if strike(f, IO_WRITE, &draw):
         units = length // d.align
         if f.torn and units > 1:
@@ -163,12 +167,13 @@ cdef class FaultyDevice(BlockDevice):
         self.dev.ops = &faulty_ops
 
     def arm(self, *, fail_at=0, kinds=("read", "write", "flush"), bint sticky=False, bint torn=False,
-            error_rate=0.0, rot_rate=0.0, latency_s=0.0, seed=0):
+            error_rate=0.0, rot_rate=0.0, latency_s=0.0, bad=(0, 0), seed=0):
         """Set a new plan and count from 0 again.
 
         fail_at: the k-th I/O (1-based) of the `kinds` gives EIO; sticky: so do all after it. error_rate, rot_rate:
         chance per I/O of EIO, and of one wrong bit per read. torn: a failing write leaves its first blocks on the
-        base. latency_s: seconds each I/O takes longer. Not while another thread is using the device.
+        base. latency_s: seconds each I/O takes longer. bad: (byte offset, length) where every write fails, as on a bad
+        sector. Not while another thread is using the device.
         Raises ValueError.
         """
         cdef uint32_t mask = 0
@@ -185,6 +190,7 @@ cdef class FaultyDevice(BlockDevice):
         self.f.sticky = sticky
         self.f.torn = torn
         self.f.latency_ns = int(latency_s * 1e9)
+        self.f.bad_off, self.f.bad_len = bad
         self.f.seed = seed & (2**64 - 1)
         self.f.count = 0
         self.f.failed = 0
