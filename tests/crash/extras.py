@@ -214,7 +214,14 @@ class Extras:
 
         whole = self.attempt(f"comb {path!r}", scatter, self.tree[path])
         self.volume.calls.forget(node)
-        if whole:
-            self.done(with_content(self.state, self.tree[path], content))
+        if not whole:
+            self.read_back(path)
+            return
+        self.done(with_content(self.state, self.tree[path], content))
+        if self.rng.random() < 0.3:
+            self.sync()
+        size = self.rng.choice((0, self.rng.randrange(len(content) // 4)))
+        if self.attempt(f"truncate {path!r} {size}", lambda: self.volume.truncate(path, size) or True, self.tree[path]):
+            self.done(with_content(self.state, self.tree[path], content[:size]))
         else:
             self.read_back(path)

@@ -551,6 +551,7 @@ class Workload(Extras):
     def unmount(self) -> None:
         """A clean end: what is held is forgotten, and everything is promised."""
         self.step_now = Step("unmount", self.device.epochs if self.device is not None else 0)
+        self.marks["unmount"] += 1
         self.volume.close()
         self.done(self.state)
         self.promise(None, False)
