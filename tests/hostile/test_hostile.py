@@ -7,8 +7,8 @@ says how many this run has, GFS2PY_HOSTILE_SECONDS when it ends at the latest.
 from __future__ import annotations
 
 import ctypes
-import mmap
 import errno
+import mmap
 import os
 import random
 import time
