@@ -94,7 +94,7 @@ install: build ## put the mount and umount helpers where mount(8) finds them
 clean: ## remove what was built (not .venv: `make distclean` does)
 	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
 	find gfs2py tools bench tests ext -name __pycache__ -prune -exec rm -rf {} +
-	find gfs2py -name '*.so' -delete
+	find gfs2py dlm -name '*.so' -delete
 	rm -f $(VENV)/.installed
 
 .PHONY: distclean
