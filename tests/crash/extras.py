@@ -68,14 +68,21 @@ class Extras:
                 self.some_sync()
             self.set_flags(path, before)
 
-    def do_jdata(self) -> None:
-        """chattr +j on a file while it is empty: its data go through the journal."""
+    def empty_file(self) -> bytes | None:
+        """A new one, None if there was no room for it."""
         path = self.new_path()
         attr = self.attempt(f"create {path!r}", lambda: self.volume.create(path))
         if attr is None:
-            return
+            return None
         self.done(self.enter(path, self.record(path, FILE, attr)))
         self.tree = self.paths_now()
+        return path
+
+    def do_jdata(self) -> None:
+        """chattr +j on a file while it is empty: its data go through the journal."""
+        path = self.empty_file()
+        if path is None:
+            return
         self.set_flags(path, JOURNAL_DATA)
         self.write(path, 0, self.content(self.size()))
 
@@ -191,12 +198,9 @@ class Extras:
 
     def do_comb(self) -> None:
         """A file whose blocks lie in no order on the disk: taking it apart needs several transactions."""
-        path = self.new_path()
-        attr = self.attempt(f"create {path!r}", lambda: self.volume.create(path))
-        if attr is None:
+        path = self.empty_file()
+        if path is None:
             return
-        self.done(self.enter(path, self.record(path, FILE, attr)))
-        self.tree = self.paths_now()
         bsize = self.volume.fs.block_size
         content = self.content(COMB_BLOCKS * bsize)
         order = list(range(COMB_BLOCKS))

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import resource
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from background import repeating
 from fuse.conftest import MakeMount, NullMount, wait_until
 
 DEVICE = Path("/dev/cpu_dma_latency")
@@ -35,22 +34,9 @@ def noticed(m: NullMount) -> bool:
     return held() == 1 if AVAILABLE else not m.session.statistics()["idle_poll"]
 
 
-@contextmanager
-def traffic(m: NullMount) -> Iterator[None]:
-    """A thread whose every stat is a request, back to back."""
-    stop = threading.Event()
-
-    def ask() -> None:
-        while not stop.is_set():
-            os.statvfs(m.path)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+def traffic(m: NullMount) -> AbstractContextManager[None]:
+    """A thread whose every statvfs is a request, back to back."""
+    return repeating(lambda: os.statvfs(m.path))
 
 
 def test_held_while_requests_flow(make_mount: MakeMount) -> None:

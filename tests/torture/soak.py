@@ -19,12 +19,13 @@ import random
 import select
 import shutil
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from background import repeating
 from torture.fsx import Fsx
 from torture.guard import Guard
 from torture.place import Place, arguments, crowd, leave_free, place
@@ -98,22 +99,9 @@ def sampling(pid: int, began: float, every_s: float, into: Path) -> Iterator[Non
     assert status == 0, "the sampler ended before its time: is the daemon gone?"
 
 
-@contextlib.contextmanager
-def ticking(guard: Guard) -> Iterator[None]:
+def ticking(guard: Guard) -> AbstractContextManager[None]:
     """For what takes long without touching the mount."""
-    stop = threading.Event()
-
-    def tick() -> None:
-        while not stop.wait(1.0):
-            guard.tick()
-
-    thread = threading.Thread(target=tick)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    return repeating(guard.tick, 1.0)
 
 
 # -- the rounds: each gets a place whose root is an empty directory of the living mount
@@ -140,11 +128,16 @@ def one_file(where: Place, guard: Guard, rng: random.Random, ops: int, procs: in
     return f"{ops} operations, base {base}, jdata {fsx.jdata}"
 
 
-def stress(where: Place, guard: Guard, rng: random.Random, ops: int, procs: int) -> str:
+def common_ground(where: Place, rng: random.Random) -> int:
+    """What all of a crowd work on; the seed of their work."""
     (where.root / "shared").mkdir()
     for kind in COUNTERS:
         (where.root / f"counter.{kind}").write_bytes(b"0")
-    seed = rng.randrange(1 << 32)
+    return rng.randrange(1 << 32)
+
+
+def stress(where: Place, guard: Guard, rng: random.Random, ops: int, procs: int) -> str:
+    seed = common_ground(where, rng)
 
     def work(number: int) -> None:
         one = Stress(where.root, number, seed, private=True)
@@ -184,10 +177,7 @@ def small_files(where: Place, guard: Guard, rng: random.Random, ops: int, procs:
 def full(where: Place, guard: Guard, rng: random.Random, ops: int, procs: int) -> str:
     """Nearly no space: everybody meets ENOSPC and nothing worse."""
     leave_free(where.root, FULL_BYTES)
-    (where.root / "shared").mkdir()
-    for kind in COUNTERS:
-        (where.root / f"counter.{kind}").write_bytes(b"0")
-    seed = rng.randrange(1 << 32)
+    seed = common_ground(where, rng)
 
     def work(number: int) -> None:
         one = Stress(where.root, number, seed, private=False)
