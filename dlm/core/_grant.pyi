@@ -1,0 +1,1 @@
+# For compiled callers only: see the .pxd.
