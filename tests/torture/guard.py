@@ -83,10 +83,15 @@ class Guard:
             if not os.read(receive, 65536):
                 return 0
         self._free(owner)
-        # Keep aborting (a later mount may hang too) until the owner is through.
+        # Keep aborting (a later mount may hang too) until the owner is through. Whom that does not free waits for
+        # something else, another process of the test or a lock that the kernel keeps.
         while not poller.poll(self.stall_s * 1000) or os.read(receive, 65536):
             if not poller.poll(0):
                 self._free(owner)
+                for pid in descendants(owner):
+                    if pid not in (owner, os.getpid()):
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGKILL)
         return 1
 
     def _free(self, owner: int) -> None:

@@ -1,7 +1,9 @@
 """A storm of file locks: a table in memory that all processes share says who is where; the locks must agree with it.
 
 fcntl and OFD locks are of one kind and exclude each other, flock is of another (flock(2), fcntl(2)). Only fcntl locks
-are asked for while others are held: there a circle is answered by EDEADLK, in the others by waiting for ever.
+are asked for while others are held: there a circle is answered by EDEADLK, in the others by waiting for ever. And where
+the kernel keeps the locks it does not see a circle that closes while somebody waits behind a waiting OFD lock
+(fs/locks.c asks no such waiter again when the lock before it changes hands): so nobody who holds one waits for ever.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ REFUSED = (errno.EAGAIN, errno.EACCES, errno.EDEADLK)
 FLOCK = struct.Struct("hhqqi")
 HOLD_S = 0.001
 WAIT_S = 0.005                  # what a wait may take when a signal is to end it
+PATIENCE_S = 2.0                # what one may take who holds a lock already: long enough for EDEADLK to come first
 LIMIT_S = 600.0
 
 
@@ -74,13 +77,15 @@ class Locker:
         if self.armed:
             raise Interrupted
 
-    def attempt(self, impatient: bool, lock: Callable[[], object]) -> int:
-        """0, an errno that says no, or EINTR when a signal came: then the lock may be there all the same."""
+    def attempt(self, limit_s: float, lock: Callable[[], object]) -> int:
+        """0, an errno that says no, or EINTR when a signal came: then the lock may be there all the same.
+
+        limit_s: when the signal comes, 0 for never.
+        """
         try:
             try:
-                if impatient:
-                    self.armed = True
-                    signal.setitimer(signal.ITIMER_REAL, WAIT_S * self.rng.random() + 1e-6)
+                self.armed = limit_s > 0
+                signal.setitimer(signal.ITIMER_REAL, limit_s)
                 lock()
                 self.armed = False
                 return 0
@@ -94,6 +99,9 @@ class Locker:
             self.armed = False
             self.done["interrupted"] += 1
             return errno.EINTR
+
+    def patience(self, impatient: bool, otherwise_s: float = 0.0) -> float:
+        return WAIT_S * self.rng.random() + 1e-6 if impatient else otherwise_s
 
     def mode(self) -> tuple[int, int]:
         """Ours, and the system's."""
@@ -124,7 +132,8 @@ class Locker:
                 continue
             ours, mode = self.mode()
             flags = mode | (fcntl.LOCK_NB if self.rng.random() < 0.2 else 0)
-            no = self.attempt(impatient, partial(fcntl.lockf, self.fd, flags, end - start, start))
+            no = self.attempt(self.patience(impatient, PATIENCE_S if held else 0.0),
+                              partial(fcntl.lockf, self.fd, flags, end - start, start))
             assert no != errno.EDEADLK or held, "EDEADLK to one who holds nothing"
             if no == errno.EINTR:
                 self.give_back([*held, (start, end)])
@@ -169,7 +178,7 @@ class Locker:
             ours, mode = self.mode()
             self.whole.leave(self.number, at, at + 1)
             flags = mode | (fcntl.LOCK_NB if self.rng.random() < 0.2 else 0)
-            if self.attempt(self.rng.random() < 0.3, partial(fcntl.flock, fd, flags)):
+            if self.attempt(self.patience(self.rng.random() < 0.3), partial(fcntl.flock, fd, flags)):
                 break           # a conversion that is refused may have lost the lock, says flock(2)
             self.whole.enter(self.number, at, at + 1, ours)
             self.hold()

@@ -42,3 +42,16 @@ def test_hang_is_noticed_and_ended(capfd: pytest.CaptureFixture[str]) -> None:
     assert "HANG" in said
     assert f"{daemon}/" in said, "the daemon's threads are listed"
     assert not is_mounted(root)
+
+
+def test_who_waits_for_something_else_is_ended() -> None:
+    """Found by a soak: locks that the kernel keeps do not go with the connection, so the run never ended."""
+    def stuck() -> None:
+        with place("", STALL_S) as (where, guard):
+            where.mkfs(64, 4096)
+            where.mount()
+            guard.tick()
+            with pytest.raises(AssertionError, match="process 0 ended with -9"):
+                crowd(1, lambda _: signal.pause(), 60)()
+    with pytest.raises(AssertionError, match="nothing moved"):
+        stuck()
