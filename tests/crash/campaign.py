@@ -1,4 +1,4 @@
-"""Many tasks on all processors, until enough was counted: `python -m crash.campaign power --seed 1 --cuts 20000`.
+"""Many tasks on all processors, until enough was counted: `python -m crash.campaign power --seed 1 --count 20000`.
 
 The tasks of a seed are numbered; worker w of n takes the numbers w, w + n, ... Each worker is a process of its own, so
 that a hang or a crash of the engine is seen for what it is: the task that was under way is named, with all stacks.
