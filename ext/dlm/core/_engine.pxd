@@ -115,6 +115,8 @@ cdef struct dlm_lksb:
     int sb_status
     uint32_t sb_lkid
     uint8_t sb_flags
+    # What is granted after the completion, MODE_IV for nothing; the kernel's struct has no such field.
+    int8_t sb_mode
     # lvblen bytes or NULL; they and this struct stay until the completion of the unlock.
     char* sb_lvbptr
 

@@ -226,8 +226,12 @@ cdef int convert_round(dlm_ls* ls, dlm_rsb* r, bint* cw, bint* granted, bint* de
             granted[0] = True
         elif not was_demoted and lkb.sbflags & SBF_DEMOTED:
             demoted[0] = True
+        elif deadlk and grantable(r, lkb, False, True):
+            # Recovery or HEADQUE has put it behind one that waits for it to go: out of turn, or both wait for ever.
+            grant_pending(ls, r, lkb)
+            granted[0] = True
         elif deadlk:
-            # Found when it came, or never: but for those who wanted no such check. They ask the others to yield.
+            # Found when it came, but for those who wanted no such check. They ask the others to yield.
             if lkb.exflags & LKF_NODLCKWT and lkb.highbast < lkb.rqmode:
                 queue_bast(ls, r, lkb, lkb.rqmode)
                 lkb.highbast = lkb.rqmode

@@ -7,7 +7,8 @@ from dlm.core._base cimport (E_AGAIN, E_BUSY, E_CANCEL, E_DEADLK, E_INPROGRESS, 
 from dlm.core._dir cimport FIND_LOCAL, find_rsb
 from dlm.core._engine cimport (CALLBACKS_BUSY, LKB_MSTCPY, LKB_OVERLAP_CANCEL, LKB_OVERLAP_UNLOCK, LKB_RESEND,
                                LKF_CANCEL, LKF_CONVDEADLK, LKF_CONVERT, LKF_EXPEDITE, LKF_FORCEUNLOCK, LKF_IVVALBLK,
-                               LKF_NODLCKWT, LKF_NOQUEUE, LKF_NOQUEUEBAST, LKF_QUECVT, LKF_VALBLK, MODE_EX, MODE_IV,
+                               LKF_NODLCKWT, LKF_NOORDER, LKF_NOQUEUE, LKF_NOQUEUEBAST, LKF_QUECVT, LKF_VALBLK, MODE_EX,
+                               MODE_IV,
                                MODE_NL, PARKED_MAX, PARK_CONVERT, PARK_REQUEST, PARK_UNLOCK, RSB_MASTER_UNCERTAIN,
                                SBF_DEMOTED, STS_CONVERT, STS_GRANTED, STS_WAITING, dlm_core_quecvt, dlm_parked,
                                down_conversion, is_overlap)
@@ -103,6 +104,9 @@ cdef void do_request_effects(dlm_ls* ls, dlm_rsb* r, dlm_lkb* lkb, int error) no
         send_blocking_asts(ls, r, lkb)
     elif error == -E_AGAIN and lkb.exflags & LKF_NOQUEUEBAST:
         send_blocking_asts_all(ls, r, lkb)
+    elif error == 0 and lkb.exflags & LKF_NOORDER:
+        # It overtook those who wait, and may be in their way.
+        grant_pending_locks(ls, r)
 
 
 cdef int do_convert(dlm_ls* ls, dlm_rsb* r, dlm_lkb* lkb) noexcept nogil:
@@ -466,7 +470,7 @@ cdef int check_unlock(dlm_ls* ls, dlm_lkb* lkb, uint32_t flags, void* astarg) no
         return error
     # What is under way keeps its flags.
     lkb.exflags |= flags
-    lkb.sbflags = 0
+    lkb.sbflags = lkb.sbflags & SBF_DEMOTED if lkb.status == STS_CONVERT else 0
     lkb.astarg = astarg
     return 0
 

@@ -16,7 +16,7 @@ from dlm.core._lock cimport dlm_lock, dlm_unlock
 from dlm.core._receive cimport receive_message
 from dlm.core._recoverd cimport receive_rcom, recovery_start, recovery_stop, recovery_tick, recovery_timer
 from dlm.core._send cimport take_packets
-from dlm.core._table cimport add_event, find_lkb, ls_create, ls_destroy, ls_enter, ls_leave
+from dlm.core._table cimport add_event, ls_create, ls_destroy, ls_enter, ls_leave
 from dlm.core._wire cimport CMD_MSG, LVB_MAX, wire_command, wire_parse_msg, wire_parse_rcom, wire_reason, wmsg, wrcom
 
 from operator import attrgetter
@@ -121,15 +121,13 @@ cdef dlm_event* lock_event(py_lock* p, int kind) noexcept nogil:
 
 cdef void py_ast(void* arg) noexcept nogil:
     cdef py_lock* p = <py_lock*>arg
-    cdef dlm_lkb* lkb
     cdef dlm_event* ev
     ls_enter(p.ls)
     ev = lock_event(p, EV_CAST)
     if ev != NULL:
         ev.status = p.lksb.sb_status
         ev.sbflags = p.lksb.sb_flags
-        lkb = find_lkb(p.ls, p.lksb.sb_lkid)
-        ev.mode = lkb.last_cast_mode if lkb != NULL else MODE_IV
+        ev.mode = p.lksb.sb_mode
     ls_leave(p.ls)
 
 

@@ -60,7 +60,8 @@ cdef void remove_member(dlm_ls* ls, uint32_t at, bint failed) noexcept nogil:
         ev = add_event(ls, EV_RECOVER_SLOT, 0)
         if ev != NULL:
             ev.nodeid = memb.nodeid
-            ev.slot = memb.slot
+            # A recovery that was broken off may not have learnt it anew.
+            ev.slot = memb.slot if memb.slot > 0 else memb.slot_prev
     drop_packets(ls, memb.nodeid)
     while i < ls.n_gone and ls.gone[i].nodeid != memb.nodeid:
         i += 1

@@ -7,6 +7,7 @@ from dlm.core._base cimport (E_AGAIN, E_BADR, E_BUSY, E_CANCEL, E_INPROGRESS, E_
 from dlm.core._dir cimport FIND_REMOTE, LOOKUP_NORMAL, find_rsb, master_lookup, receive_remove
 from dlm.core._engine cimport (LKB_MSTCPY, LKB_OVERLAP_CANCEL, LKB_OVERLAP_UNLOCK, LKF_ALTCW, LKF_ALTPR, LKF_EXPEDITE,
                                LKF_VALBLK, MODE_CW, MODE_IV, MODE_NL, MODE_PR, REQUESTQUEUE_MAX, SBF_ALTMODE,
+                               SBF_DEMOTED,
                                STS_CONVERT, STS_GRANTED, STS_WAITING, dlm_packet, dlm_rsb, down_conversion,
                                is_master_copy, is_overlap, is_process_copy)
 from dlm.core._grant cimport grant_lock_pc, grant_pending_locks, queue_bast, queue_cast, remove_lock_pc, revert_lock
@@ -152,7 +153,9 @@ cdef void send_unlocked(dlm_ls* ls, dlm_rsb* r, dlm_lkb* lkb, int error) noexcep
 cdef void receive_cancel(dlm_ls* ls, dlm_lkb* lkb, const wmsg* m) noexcept nogil:
     cdef dlm_rsb* r = lkb.res
     cdef int error
+    cdef uint32_t demoted = lkb.sbflags & SBF_DEMOTED if lkb.status == STS_CONVERT else 0
     take_flags(lkb, m)
+    lkb.sbflags |= demoted
     error = do_cancel(ls, r, lkb)
     send_reply(ls, r, lkb, MSG_CANCEL_REPLY, error)
     if error:
@@ -252,8 +255,9 @@ cdef void finish_cancel(dlm_ls* ls, dlm_lkb* lkb, int result, const wmsg* m) noe
     if result == -E_CANCEL and lkb.status:
         if m != NULL:
             take_reply_flags(lkb, m)
-            # After recovery only the master knows from what a conversion between PR and CW started.
-            if lkb.status == STS_CONVERT and lkb.grmode == MODE_IV:
+            # The master knows what is left: a queued conversion may have been demoted, or have started, in a recovery,
+            # from a mode that only others' locks told.
+            if lkb.status == STS_CONVERT and m.grmode != MODE_IV:
                 lkb.grmode = <signed char>m.grmode
         revert_lock(ls, lkb.res, lkb)
         queue_cast(ls, lkb, -E_CANCEL)

@@ -185,6 +185,7 @@ cdef void run_callbacks(dlm_ls* ls, dlink* mine) noexcept nogil:
                     lksb = lkb.lksb
                     lksb.sb_status = cbs[i].status
                     lksb.sb_flags = <uint8_t>cbs[i].sbflags
+                    lksb.sb_mode = <int8_t>cbs[i].mode
                     lkb.ast(lkb.astarg)
                 else:
                     lkb.bast(lkb.astarg, cbs[i].mode)
