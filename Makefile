@@ -13,13 +13,16 @@ SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 
 DEBS_BUILD := gcc libc6-dev linux-libc-dev zlib1g-dev python3-dev python3-venv util-linux mount
 DEBS_DEMO := gfs2-utils
-DEBS_TEST := gfs2-utils qemu-system-x86 attr acl e2fsprogs fio xz-utils zstd procps
+DEBS_TEST := gfs2-utils qemu-system-x86 attr acl e2fsprogs fio xz-utils zstd procps iproute2 hostname
 DEBS_BENCH := gfs2-utils e2fsprogs fuse2fs fio bindfs ntfs-3g fuse3
 
 # Where `make install` puts the helpers that mount(8) and umount(8) look for.
 DESTDIR ?=
 SBINDIR ?= /sbin
 MOUNT_HELPERS := mount.gfs2 mount.fuse.gfs2 umount.gfs2 umount.fuse.gfs2
+CLUSTER_COMMANDS := cman cman_tool ccs_tool
+UNITDIR ?= /lib/systemd/system
+UNITS := cman.service
 
 .PHONY: build
 build: ## build the extensions and put every command into .venv/bin
@@ -87,13 +90,14 @@ bench: dev ## measure against other file systems: JSON lines and a markdown tabl
 	$(PY) -m bench $(BENCH_ARGS)
 
 .PHONY: install
-install: build ## put the mount and umount helpers where mount(8) finds them
-	@ci/install.sh "$(DESTDIR)$(SBINDIR)" $(MOUNT_HELPERS)
+install: build ## put mount helpers and cluster commands into /sbin, and the systemd units in their place
+	@ci/install.sh "$(DESTDIR)$(SBINDIR)" $(MOUNT_HELPERS) $(CLUSTER_COMMANDS)
+	@ci/install_units.sh "$(DESTDIR)$(UNITDIR)" $(UNITS)
 
 .PHONY: clean
 clean: ## remove what was built (not .venv: `make distclean` does)
 	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
-	find gfs2py tools bench tests ext -name __pycache__ -prune -exec rm -rf {} +
+	find gfs2py cman dlm tools bench tests ext -name __pycache__ -prune -exec rm -rf {} +
 	find gfs2py dlm -name '*.so' -delete
 	rm -f $(VENV)/.installed
 

@@ -23,8 +23,9 @@ import ipaddress
 import socket
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
 
 import trio
 
@@ -126,13 +127,29 @@ def open_multicast(settings: TransportSettings) -> socket.socket:
     return sock
 
 
-class Transport:
-    """One node's totem on the network."""
+E_co = TypeVar("E_co", covariant=True)
 
-    def __init__(self, settings: TransportSettings, machine: TotemMachine, sealer: Sealer,
-                 on_effect: Callable[[Effect], None]) -> None:
+
+class Machine(Protocol[E_co]):
+    """What is carried: a TotemMachine, or one that stands on it and hands its packets through."""
+
+    def start(self, now_ns: int) -> None: ...
+    def receive(self, data: bytes, source: NodeId, now_ns: int) -> None: ...
+    def next_timer(self) -> int | None: ...
+    def handle_timer(self, now_ns: int) -> None: ...
+    def effects(self) -> Sequence[E_co]: ...
+
+
+E = TypeVar("E")
+
+
+class Carrier(Generic[E]):
+    """One node's totem on the network. Whoever calls the machine calls drain() afterwards."""
+
+    def __init__(self, settings: TransportSettings, machine: Machine[E], sealer: Sealer,
+                 on_effect: Callable[[E], None]) -> None:
         self.settings = settings
-        self.machine = machine
+        self._carried = machine
         self.sealer = sealer
         self.on_effect = on_effect
         self.counters = {"packets_in": 0, "packets_out": 0, "not_sent": 0, "refused": 0}
@@ -150,19 +167,6 @@ class Transport:
         self._addresses = {node: (addresses[node], self.settings.port) for node in sorted(addresses)}
         self.sealer.set_nodes(frozenset(self._addresses))
 
-    # The owner's calls
-
-    def submit(self, payload: bytes) -> bool:
-        """As TotemMachine.submit; what it causes is sent at once."""
-        taken = self.machine.submit(payload, self._now_ns())
-        self._drain()
-        return taken
-
-    def leave(self) -> None:
-        """Say goodbye; run() may be cancelled afterwards."""
-        self.machine.leave(self._now_ns())
-        self._drain()
-
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Carry packets and timers until cancelled. Raises OSError when the sockets cannot be opened."""
         self._unicast = open_unicast(self.settings)
@@ -173,8 +177,8 @@ class Transport:
             async with trio.open_nursery() as nursery:
                 for sock in self._sockets:
                     nursery.start_soon(self._listen, sock)
-                self.machine.start(self._now_ns())
-                self._drain()
+                self._carried.start(self._now_ns())
+                self.drain()
                 task_status.started()
                 await self._keep_time()
         finally:
@@ -189,7 +193,7 @@ class Transport:
         while True:
             await trio.lowlevel.wait_readable(sock)
             self._read(sock)
-            self._drain()
+            self.drain()
 
     def _read(self, sock: socket.socket) -> bool:
         """Give the machine what waits in the socket; False when more may wait."""
@@ -209,7 +213,7 @@ class Transport:
             for node, reply in opened.replies:
                 self._send(node, reply)
             if opened.data is not None:
-                self.machine.receive(opened.data, opened.source, now_ns)
+                self._carried.receive(opened.data, opened.source, now_ns)
         return False
 
     def _send(self, node: NodeId, packet: bytes) -> None:
@@ -236,13 +240,13 @@ class Transport:
             if node != self.settings.me:
                 self._send_to(address, packet)
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
         """Do the machine's effects, also those that the owner's reactions cause, in order."""
         if self._draining:
             return
         self._draining = True
         try:
-            while effects := self.machine.effects():
+            while effects := self._carried.effects():
                 for effect in effects:
                     if isinstance(effect, SendTo):
                         self._send(effect.node, self.sealer.seal(effect.data, effect.node))
@@ -252,7 +256,7 @@ class Transport:
                         self.on_effect(effect)
         finally:
             self._draining = False
-        due_ns = self.machine.next_timer()
+        due_ns = self._carried.next_timer()
         if due_ns is not None and due_ns < self._wakes_ns:
             self._poke.set()
 
@@ -262,7 +266,7 @@ class Transport:
         """Call the machine when it wants to be called; its wishes may change with every packet."""
         while True:
             self._poke = trio.Event()
-            due_ns = self.machine.next_timer()
+            due_ns = self._carried.next_timer()
             wait_s = (due_ns - self._now_ns()) / 1e9 if due_ns is not None else float("inf")
             if wait_s > 0:
                 self._wakes_ns = due_ns if due_ns is not None else FOREVER_NS
@@ -271,7 +275,26 @@ class Transport:
                 continue
             while not all(self._read(sock) for sock in self._sockets):
                 pass
-            self.machine.handle_timer(self._now_ns())
-            self._drain()
+            self._carried.handle_timer(self._now_ns())
+            self.drain()
             await trio.lowlevel.checkpoint()
 
+
+class Transport(Carrier[Effect]):
+    """A bare TotemMachine on the network."""
+
+    def __init__(self, settings: TransportSettings, machine: TotemMachine, sealer: Sealer,
+                 on_effect: Callable[[Effect], None]) -> None:
+        super().__init__(settings, machine, sealer, on_effect)
+        self.machine = machine
+
+    def submit(self, payload: bytes) -> bool:
+        """As TotemMachine.submit; what it causes is sent at once."""
+        taken = self.machine.submit(payload, self._now_ns())
+        self.drain()
+        return taken
+
+    def leave(self) -> None:
+        """Say goodbye; run() may be cancelled afterwards."""
+        self.machine.leave(self._now_ns())
+        self.drain()

@@ -42,7 +42,7 @@ BASE = ("gfs2py", "gfs2py.errors", "gfs2py.units", "gfs2py.options")
 DLM_USER = "gfs2py.lock_dlm"
 PROJECT = ("gfs2py", "dlm", "cman", "rhcs_tools", "lab", "rgmanager", "lvs", "luci")
 # Machines decide and never do: no clock, socket, disk or generator of their own.
-PURE = ("dlm.core", "cman.cpg", "cman.quorum",
+PURE = ("dlm.core", "cman.cpg", "cman.quorum", "cman.node", "cman.roster", "cman.ccs.spread",
         *(f"cman.totem.{name}" for name in ("circulation", "config", "core", "effects", "flow", "gather", "machine",
                                             "membership", "pack", "recovery", "ring", "wire")))
 IMPURE = ("trio", "socket", "time", "random", "os", "logging", "threading")

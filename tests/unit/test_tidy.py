@@ -140,7 +140,7 @@ def test_commands_have_a_main() -> None:
     for command, target in scripts.items():
         module, function = target.split(":")
         path = module.replace(".", "/") + ".py"
-        name = path if module.startswith("gfs2py") else "tools/" + path
+        name = "tools/" + path if module.startswith("rhcs_tools") else path
         if name not in files() or not re.search(rf"^def {function}\(", text(name), re.MULTILINE):
             wrong.append(f"{command}: {name} has no {function}()")
     assert not wrong, "\n".join(wrong)

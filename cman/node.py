@@ -1,0 +1,372 @@
+"""One node of the cluster as a pure machine: totem below, and on its order groups, quorum, configuration and control.
+
+Every payload that totem carries begins with a byte that says whose it is:
+  G  groups of clients (cman.cpg)       S  the spreading of cluster.conf (cman.ccs.spread)
+  C  control: one msgpack map, done by all members at the same place of the order:
+       {"t": "leave", "remove": bool}        the sender goes in peace
+       {"t": "kill", "node": id}             that node ends at once, without a goodbye
+       {"t": "votes", "node": id, "votes": n}    {"t": "expected", "votes": n}
+       {"t": "state", "view": n, "out": [id], "expected": n or None, "uncounted": [id], "votes": {id: n}}
+                                             what a quorate component knows, for those who come into it
+       {"t": "fenced", "node": id, "by": agent}
+
+ start -> JOINING -- all members of the ring agree on the configuration --> MEMBER -- leave() --> LEAVING -> ended
+
+The owner calls one input at a time and then does all effects(). No clock, socket, file or generator in here.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import msgpack
+
+from cman import cpg, totem
+from cman.ccs import spread
+from cman.ccs.load import Config
+from cman.ccs.settings import NODES_MAX, VOTES_MAX
+from cman.quorum import QuorumChange, QuorumMachine, QuorumState
+from cman.roster import Roster
+from cman.views import Cluster, Node
+
+BACKLOG_MAX = 4096              # messages of our own that totem would not take yet
+GROUPS, SPREAD, CONTROL = b"G", b"S", b"C"
+
+
+class State(enum.Enum):
+    """The words of `cman_tool status`."""
+
+    JOINING = "Joining"
+    MEMBER = "Cluster-Member"
+    LEAVING = "Leaving"
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Something that status or nodes show is different now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """This node is no member any more and the daemon has to end; an empty `why` is a leave in order."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A line for the log, of a part of the daemon ("TOTEM", "CMAN", "CCS", "CPG")."""
+
+    part: str
+    text: str
+    warning: bool = False
+
+
+Effect: TypeAlias = (totem.Multicast | totem.SendTo | totem.StoreRingSeq | cpg.GroupMessage | cpg.GroupChange
+                     | cpg.GroupWritable | spread.Store | spread.Adopt | spread.Finished | Changed | Ended | Log)
+
+
+class NodeMachine:
+    """`me` is this node's id in `config`; times are monotonic nanoseconds.
+
+    wall_s tells the seconds since the epoch; nothing but what is shown to people depends on it.
+    """
+
+    def __init__(self, me: int, config: Config, stored_ring_seq: int, wall_s: Callable[[], int]) -> None:
+        self.me = me
+        self._wall_s = wall_s
+        self.state = State.JOINING
+        self.spread = spread.Spread(me, config)
+        self.totem = totem.TotemMachine(me, [n.nodeid for n in config.nodes], config.totem, stored_ring_seq)
+        self.groups = cpg.CpgMachine(me, lambda payload, now_ns: self.totem.submit(GROUPS + payload, now_ns))
+        self.roster = Roster()
+        self.quorum = QuorumMachine(me, config.quorum())
+        self._backlog: deque[bytes] = deque()
+        self._members: tuple[int, ...] = ()
+        self._generation = 0
+        self._set_votes: dict[int, int] = {}
+        # Before this ring: who was not learns from who was.
+        self._was_quorate = False
+        self._learn = False
+        self._effects: list[Effect] = []
+
+    # Inputs of the owner
+
+    def start(self, now_ns: int) -> None:
+        self.totem.start(now_ns)
+        self._settle(now_ns)
+
+    def receive(self, data: bytes, source: int, now_ns: int) -> None:
+        """A packet of another node, as the transport authenticated it."""
+        self.totem.receive(data, source, now_ns)
+        self._settle(now_ns)
+
+    def next_timer(self) -> int | None:
+        return self.totem.next_timer()
+
+    def handle_timer(self, now_ns: int) -> None:
+        self.totem.handle_timer(now_ns)
+        self._settle(now_ns)
+
+    def effects(self) -> list[Effect]:
+        done, self._effects = self._effects, []
+        return done
+
+    def join_group(self, group: str, pid: int, now_ns: int) -> None:
+        """Raises cpg.CpgError."""
+        self.groups.join(group, pid, now_ns)
+        self._settle(now_ns)
+
+    def leave_group(self, group: str, pid: int, now_ns: int) -> None:
+        """Raises cpg.CpgError."""
+        self.groups.leave(group, pid, now_ns)
+        self._settle(now_ns)
+
+    def mcast(self, group: str, pid: int, payload: bytes, now_ns: int) -> bool:
+        """False when there is no room: GroupWritable tells when there is. Raises cpg.CpgError."""
+        taken = self.groups.mcast(group, pid, payload, now_ns)
+        self._settle(now_ns)
+        return taken
+
+    def process_gone(self, pid: int, now_ns: int) -> None:
+        """A client's connection has ended: its groups see it leave with PROCDOWN."""
+        if self.totem.state is not totem.State.LEFT:
+            self.groups.process_gone(pid, now_ns)
+            self._settle(now_ns)
+
+    def control(self, now_ns: int, **message: object) -> None:
+        """Have all members, this one included, do what a control message says."""
+        self._send(CONTROL + msgpack.packb(message), now_ns)
+        self._settle(now_ns)
+
+    def propose(self, config: Config, now_ns: int) -> int:
+        """Spread a configuration; spread.Finished bears the number. Raises ValueError."""
+        number = self.spread.propose(config)
+        self._settle(now_ns)
+        return number
+
+    def stored(self, update: tuple[int, int] | None, version: int, error: str, now_ns: int) -> None:
+        """How a spread.Store went."""
+        self.spread.stored(update, version, error)
+        self._settle(now_ns)
+
+    # What it is like now
+
+    @property
+    def config(self) -> Config:
+        """What the cluster runs."""
+        return self.spread.config
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        return self._members
+
+    @property
+    def ready(self) -> bool:
+        """Whether clients may join groups: this node is a member and knows the cluster's configuration."""
+        return self.state is State.MEMBER
+
+    def cluster(self, subsystems: int, ports: list[int], dirty: bool, multicast: str,
+                addresses: Mapping[int, str]) -> Cluster:
+        config, node = self.config, self.config.node_by_id(self.me)
+        flags = ["2node"] * config.flag("cman", "two_node") + ["Dirty"] * dirty
+        return Cluster(
+            config.name, config.cluster_id, config.version, self._generation, self.state.value, list(self._members),
+            self.quorum.expected_votes, self.quorum.config.qdisk_votes if self.quorum.qdisk_alive else 0,
+            self.quorum.total_votes, self.quorum.config.votes.get(self.me, 0), self.quorum.quorum,
+            self.quorum.quorate and self.ready, subsystems, flags,
+            ports, node.name if node is not None else f"Node{self.me}", self.me, multicast,
+            [addresses[self.me]] if self.me in addresses else [])
+
+    def nodes(self, addresses: Mapping[int, str]) -> list[Node]:
+        return self.roster.rows(self.config, self.quorum.config.votes, addresses)
+
+    def name_of(self, nodeid: int) -> str:
+        node = self.config.node_by_id(nodeid)
+        return node.name if node is not None else f"Node{nodeid}"
+
+    # Inside
+
+    def _log(self, part: str, text: str, warning: bool = False) -> None:
+        self._effects.append(Log(part, text, warning))
+
+    def _send(self, payload: bytes, now_ns: int) -> None:
+        """Our own messages in order; what totem does not take now waits."""
+        if len(self._backlog) >= BACKLOG_MAX:
+            self._end(f"{BACKLOG_MAX} messages wait to be sent: the ring does not take them")
+            return
+        self._backlog.append(payload)
+        self._flush(now_ns)
+
+    def _flush(self, now_ns: int) -> None:
+        while (self._backlog and self.totem.state is not totem.State.LEFT
+               and self.totem.submit(self._backlog[0], now_ns)):
+            self._backlog.popleft()
+
+    def _end(self, why: str) -> None:
+        self._effects.append(Ended(why))
+
+    def _settle(self, now_ns: int) -> None:
+        """Until no part has anything more to say to another."""
+        while True:
+            lower = self.totem.effects()
+            for effect in lower:
+                self._from_totem(effect, now_ns)
+            middle = self.spread.effects()
+            for said in middle:
+                self._from_spread(said, now_ns)
+            upper = self.groups.effects()
+            for told in upper:
+                if isinstance(told, totem.Trace):
+                    self._log("CPG", str(told), told.warning)
+                else:
+                    self._effects.append(told)
+            numbers = self.quorum.effects()
+            for said_of_votes in numbers:
+                self._from_quorum(said_of_votes)
+            if not lower and not middle and not upper and not numbers:
+                return
+
+    def _from_totem(self, effect: totem.Effect, now_ns: int) -> None:
+        match effect:
+            case totem.Deliver(sender, payload):
+                self._deliver(sender, payload, effect, now_ns)
+            case totem.ConfigChange():
+                self.groups.totem(effect, now_ns)
+                if effect.kind is totem.Kind.REGULAR:
+                    self._ring_changed(effect, now_ns)
+            case totem.Writable():
+                self._flush(now_ns)
+                self.groups.totem(effect, now_ns)
+            case totem.Trace():
+                self._log("TOTEM", str(effect), effect.warning)
+            case _:
+                self._effects.append(effect)
+
+    def _deliver(self, sender: int, payload: bytes, effect: totem.Deliver, now_ns: int) -> None:
+        kind, rest = payload[:1], payload[1:]
+        if kind == GROUPS:
+            self.groups.totem(totem.Deliver(sender, rest, effect.ring_id, effect.seq), now_ns)
+        elif kind == SPREAD:
+            self.spread.deliver(sender, rest)
+        elif kind == CONTROL:
+            self._receive_control(sender, rest, now_ns)
+        else:
+            self._log("CMAN", f"{self.name_of(sender)} sent a payload of unknown kind {kind!r}", warning=True)
+
+    def _ring_changed(self, change: totem.ConfigChange, now_ns: int) -> None:
+        """A new membership."""
+        self._generation, self._members = change.ring_id.seq, change.members
+        self.roster.changed(self._generation, change.members, change.joined, change.left, self._wall_s())
+        for nodeid in change.left:
+            reason = self.roster.left_reason(nodeid)
+            self._log("CMAN", f"node {self.name_of(nodeid)} {reason}", warning=reason == "lost")
+        for nodeid in change.joined:
+            self._log("CMAN", f"node {self.name_of(nodeid)} joined")
+        self._learn = not self._was_quorate
+        if self._was_quorate and change.joined:
+            known = self.quorum.state()
+            self._send(CONTROL + msgpack.packb({
+                "t": "state", "view": self._generation, "out": list(known.out), "expected": known.expected_votes,
+                "uncounted": list(known.uncounted), "votes": self._set_votes}), now_ns)
+        self.quorum.membership(change.members, change.left)
+        self.spread.view_changed(self._generation, change.members)
+        self._was_quorate = self.quorum.quorate
+        self._effects.append(Changed())
+
+    def _from_quorum(self, effect: QuorumChange | totem.Trace) -> None:
+        if isinstance(effect, totem.Trace):
+            self._log("QUORUM", str(effect), effect.warning)
+            return
+        self._was_quorate = effect.quorate
+        if effect.quorate:
+            self.spread.quorate()
+        self._effects.append(Changed())
+
+    def _reconfigure(self) -> None:
+        """Votes of the configuration, with those that were set by hand."""
+        self.quorum.reconfigure(self.config.quorum(self._set_votes))
+
+    def _from_spread(self, effect: spread.Effect, now_ns: int) -> None:
+        match effect:
+            case spread.Mcast(payload):
+                self._send(SPREAD + payload, now_ns)
+            case spread.Log(text, warning):
+                self._log("CCS", text, warning)
+            case spread.Refused(why):
+                self._end(why)
+            case spread.Synced():
+                if self.state is State.JOINING:
+                    self.state = State.MEMBER
+                    self._log("CMAN", f"member of cluster {self.config.name} with "
+                                      f"{', '.join(self.name_of(n) for n in self._members)}")
+                if self.quorum.quorate:
+                    self.spread.quorate()
+                self._effects.append(Changed())
+            case spread.Adopt(config):
+                self.totem.set_nodes([n.nodeid for n in config.nodes], now_ns)
+                self._reconfigure()
+                self._effects += [effect, Changed()]
+            case _:
+                self._effects.append(effect)
+
+    def _receive_control(self, sender: int, payload: bytes, now_ns: int) -> None:
+        try:
+            message = msgpack.unpackb(payload, strict_map_key=False)
+            self._do_control(sender, message, now_ns)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, msgpack.UnpackException) as e:
+            self._log("CMAN", f"{self.name_of(sender)} sent a control message that cannot be read: "
+                              f"{type(e).__name__}: {e}", warning=True)
+
+    def _do_control(self, sender: int, message: dict[str, Any], now_ns: int) -> None:
+        match message["t"]:
+            case "leave":
+                self._log("CMAN", f"Member {sender} shutting down")
+                self.roster.leaving(sender, "removed" if message["remove"] else "left")
+                self.quorum.leaving(sender, bool(message["remove"]))
+                if sender == self.me:
+                    self.state = State.LEAVING
+                    self.totem.leave(now_ns)
+                    self._end("")
+            case "kill":
+                victim = int(message["node"])
+                self._log("CMAN", f"node {self.name_of(victim)} is killed on request of {self.name_of(sender)}",
+                          warning=True)
+                self.roster.leaving(victim, "killed")
+                if victim == self.me:
+                    self._end(f"killed on request of {self.name_of(sender)}")
+            case "votes":
+                nodeid, votes = int(message["node"]), _votes(message["votes"], VOTES_MAX)
+                self._set_votes[nodeid] = votes
+                self._reconfigure()
+                self._log("CMAN", f"votes of {self.name_of(nodeid)} set to {votes} by {self.name_of(sender)}")
+            case "expected":
+                expected = _votes(message["votes"], VOTES_MAX * NODES_MAX)
+                self.quorum.set_expected(expected)
+                self._log("CMAN", f"expected votes set to {expected} by {self.name_of(sender)}")
+            case "state":
+                if self._learn and message["view"] == self._generation and sender != self.me:
+                    self._learn = False
+                    self._set_votes = {int(n): _votes(v, VOTES_MAX) for n, v in sorted(message["votes"].items())}
+                    self._reconfigure()
+                    expected = message["expected"]
+                    self.quorum.adopt(QuorumState(
+                        tuple(int(n) for n in message["out"]),
+                        None if expected is None else _votes(expected, VOTES_MAX * NODES_MAX),
+                        tuple(int(n) for n in message["uncounted"])))
+            case "fenced":
+                nodeid, agent = int(message["node"]), str(message["by"])[:255]
+                self.roster.fenced(nodeid, agent, self._wall_s())
+                self.quorum.fenced(nodeid)
+                self._log("CMAN", f"fence \"{self.name_of(nodeid)}\" success")
+        self._effects.append(Changed())
+
+
+def _votes(value: Any, limit: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= limit:
+        raise ValueError(f"{value!r} votes: wanted 0 to {limit}")
+    return value

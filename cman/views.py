@@ -1,0 +1,72 @@
+"""What the daemon tells of the cluster, as plain values: the same for clients, tools and tests."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Self
+
+from cman.protocol import ProtocolError
+
+
+class NodeState(Enum):
+    """What a node is to this one; the letter is that of `cman_tool nodes`."""
+
+    MEMBER = "M"
+    DEAD = "X"                  # not a member: never seen, left, or lost
+    DISALLOWED = "d"            # reachable, and not let in
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Self:
+        """From a message; fields that this version does not know are left out. Raises ProtocolError."""
+        try:
+            return cls(**{f.name: told[f.name] for f in dataclasses.fields(cls)})
+        except (KeyError, TypeError) as e:
+            raise ProtocolError(f"{cls.__name__} without {e}") from e
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster(_Told):
+    """`cman_tool status`. Times are seconds since the epoch."""
+
+    name: str
+    cluster_id: int
+    config_version: int
+    generation: int             # of the ring; changes with every membership
+    state: str                  # "Joining", "Cluster-Member", "Leaving"
+    members: list[int]          # node ids, sorted
+    expected_votes: int
+    disk_votes: int
+    total_votes: int
+    node_votes: int
+    quorum: int
+    quorate: bool
+    subsystems: int
+    flags: list[str]
+    ports: list[int]
+    node_name: str
+    nodeid: int
+    multicast: str              # empty with unicast
+    addresses: list[str]        # of this node
+
+
+@dataclass(frozen=True, slots=True)
+class Node(_Told):
+    """A row of `cman_tool nodes`."""
+
+    nodeid: int
+    name: str
+    state: str                  # a letter of NodeState
+    incarnation: int            # generation of the ring in which it came; 0: never seen
+    joined_s: int               # 0: it is no member
+    votes: int
+    addresses: list[str]
+    left_reason: str            # "", "left", "removed", "killed", "lost"
+    left_s: int
+    fenced_s: int               # 0: not fenced since it was lost
+    fenced_by: str
