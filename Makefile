@@ -11,9 +11,9 @@ JOBS ?= $(shell nproc)
 # One seed drives everything random in a test run; `make test SEED=n` repeats a run.
 SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 
-DEBS_BUILD := gcc libc6-dev linux-libc-dev zlib1g-dev python3-dev python3-venv util-linux mount
+DEBS_BUILD := gcc libc6-dev linux-libc-dev zlib1g-dev libiscsi-dev python3-dev python3-venv util-linux mount
 DEBS_DEMO := gfs2-utils
-DEBS_TEST := gfs2-utils qemu-system-x86 attr acl e2fsprogs fio xz-utils zstd procps iproute2 hostname
+DEBS_TEST := gfs2-utils qemu-system-x86 attr acl e2fsprogs fio xz-utils zstd procps iproute2 hostname tgt
 DEBS_BENCH := gfs2-utils e2fsprogs fuse2fs fio bindfs ntfs-3g fuse3
 
 # Where `make install` puts the helpers that mount(8) and umount(8) look for.

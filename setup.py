@@ -67,6 +67,11 @@ def extensions() -> list[Extension]:
     return out
 
 
+def c_modules() -> list[str]:
+    """Modules that cffi builds from C."""
+    return ["ext/cffi/iscsi.py:ffibuilder"] if wanted("gfs2py/block/_libiscsi") else []
+
+
 def translated() -> list[Extension]:
     """The extensions after Cython, which runs in JOBS processes and only on what changed."""
     exts = extensions()
@@ -89,4 +94,4 @@ def alone() -> Iterator[None]:
 # Cython's worker processes import this file again where they are not forked.
 if __name__ == "__main__":
     with alone():
-        setup(ext_modules=translated())
+        setup(ext_modules=translated(), cffi_modules=c_modules())

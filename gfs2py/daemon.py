@@ -27,6 +27,7 @@ from gfs2py.fuse._nullfs import NullFileSystem
 from gfs2py.fuse._ops import FileSystemHandle
 from gfs2py.fuse._session import Session
 from gfs2py.options import MountOptions, OptionError, parse_options
+from gfs2py.sources import is_url
 
 TYPE_CHECKING = False       # what is not loaded here shortens every mount
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 EX_USAGE, EX_SYSTEM, EX_INTERNAL, EX_INTERRUPTED, EX_FAILURE = 1, 2, 4, 8, 32
 OBSERVE_AFTER_MS = 200.0    # from being live to the control socket; who asks sooner waits for it
+LUN_LOCKS = "/run/gfs2py"   # lock files of LUNs: there is no device node to lock
 LOCK_WAIT_S = 3.0           # how long a previous daemon of the same device may take to let go of it
 _SB_OFFSET_BYTES, _SB_MAGIC = 65536, b"\x01\x16\x19\x70"
 
@@ -85,6 +87,45 @@ def sb_lockproto(fd: int) -> str:
     return block[96:160].partition(b"\0")[0].decode(errors="replace")
 
 
+def claim_lun(request: MountRequest) -> int:
+    """Keep other gfs2d of this node off a LUN by a lock file; returns its descriptor. Raises MountError."""
+    import hashlib
+
+    from gfs2py.block.opening import open_device
+    from gfs2py.engine.mount import iscsi_options, superblock_lockproto
+
+    source, options = request.source, request.options
+    proto = options.lockproto
+    if proto is None:
+        try:
+            with open_device(source, readonly=True, iscsi=iscsi_options(source, options)) as device:
+                proto = superblock_lockproto(device)
+        except OSError as e:
+            raise MountError(f"cannot open {source}: {e.strerror}") from None
+    name = hashlib.sha256(source.partition("://")[2].partition("/")[2].encode()).hexdigest()[:16]
+    try:
+        os.makedirs(LUN_LOCKS, exist_ok=True)
+        fd = os.open(f"{LUN_LOCKS}/iscsi-{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as e:
+        raise MountError(f"cannot keep a lock file in {LUN_LOCKS}: {e.strerror}", EX_SYSTEM) from None
+    lock_source(fd, source, fcntl.LOCK_SH if proto == "lock_dlm" or options.read_only else fcntl.LOCK_EX)
+    return fd
+
+
+def lock_source(fd: int, source: str, kind: int) -> None:
+    """Wait a little for a previous daemon to let go. Raises MountError; the descriptor is closed then."""
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(fd, kind | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                os.close(fd)
+                raise MountError(f"{source} is already mounted by another gfs2d") from None
+            time.sleep(0.02)
+
+
 def claim(request: MountRequest) -> int:
     """Make sure that nobody else has the device; returns a descriptor that keeps it so.
 
@@ -105,16 +146,7 @@ def claim(request: MountRequest) -> int:
         raise MountError(f"cannot open {source}: {e.strerror}") from None
     proto = options.lockproto or sb_lockproto(fd)
     kind = fcntl.LOCK_SH if proto == "lock_dlm" or options.read_only else fcntl.LOCK_EX
-    deadline = time.monotonic() + LOCK_WAIT_S
-    while True:
-        try:
-            fcntl.flock(fd, kind | fcntl.LOCK_NB)
-            break
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                os.close(fd)
-                raise MountError(f"{source} is already mounted by another gfs2d") from None
-            time.sleep(0.02)
+    lock_source(fd, source, kind)
     if flags & os.O_EXCL:
         # The kernel's fuseblk mount wants the exclusive claim for itself; the flock goes on.
         shared = os.open(source, flags & ~os.O_EXCL)
@@ -153,10 +185,10 @@ class Daemon:
         request, options = self.request, self.request.options
         if options.type not in FILESYSTEMS:
             raise MountError(f"unknown file system type {options.type}", EX_USAGE)
-        real = os.path.exists(request.source)
+        real = is_url(request.source) or os.path.exists(request.source)
         if real:
             self.narrate(f"claiming {request.source}")
-            self._claim = claim(request)
+            self._claim = claim_lun(request) if is_url(request.source) else claim(request)
         elif options.type != "null":
             raise MountError(f"{request.source}: no such device or image")
         self.narrate(f"opening the {options.type} file system on {request.source}")
@@ -404,7 +436,14 @@ def launch(request: MountRequest, verbose: bool = False, narrate: Narrator = pri
 
 def make_request(source: str, target: str, options: MountOptions) -> MountRequest:
     """Check source and mount point as far as it goes without opening them. Raises MountError."""
-    if os.path.exists(source):
+    if is_url(source):
+        from gfs2py.block.iscsi_url import UrlError, parse_url
+
+        try:
+            source = str(parse_url(source))
+        except UrlError as e:
+            raise MountError(f"{e.filename}: {e.strerror}", EX_USAGE) from None
+    elif os.path.exists(source):
         source = os.path.realpath(source)
         mode = os.stat(source).st_mode
         if not stat.S_ISBLK(mode) and not stat.S_ISREG(mode):

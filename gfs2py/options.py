@@ -2,7 +2,7 @@
 
 The names, values and defaults are those of the kernel's GFS2 (gfs2(5); fs/gfs2/ops_fstype.c for which values
 are refused); `cache_size`, `threads`, `writeback_cache`, `idle_poll`, `watchdog`, `logfile` and `type` are
-ours.
+ours, and so are the `iscsi_` ones.
 """
 
 from __future__ import annotations
@@ -58,6 +58,10 @@ class MountOptions:
     idle_poll: bool = True
     logfile: str | None = None
     type: str = "gfs2"
+    iscsi_timeout_s: int | None = None
+    iscsi_cache: str | None = None
+    iscsi_credentials: str | None = None
+    iscsi_digest: str = "none"
     # the VFS's
     vfs_flags: int = 0
     given: tuple[str, ...] = ()
@@ -130,7 +134,8 @@ _FLAGS = frozenset("spectator ignore_local_fs localcaching norecovery upgrade me
 _FLAGS_NO = frozenset("debug acl suiddir discard barrier rgrplvb loccookie localflocks "
                       "writeback_cache idle_poll".split())
 _ENUMS = {"data": ("ordered", "writeback"), "errors": ("withdraw", "panic"),
-          "quota": ("off", "account", "on", "quiet")}
+          "quota": ("off", "account", "on", "quiet"), "iscsi_cache": ("replay", "through", "fail"),
+          "iscsi_digest": ("none", "header")}
 _NAME_MAX_BYTES = 63
 _SUFFIXES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -189,6 +194,7 @@ _VALUES: dict[str, tuple[str, Callable[[str, str], object]]] = {
     "quota_quantum": ("quota_quantum_s", _number(1, _INT_MAX)),
     "cache_size": ("cache_size_bytes", _size), "threads": ("threads", _number(0, 32)),
     "watchdog": ("watchdog_s", _number(0, 86400)), "logfile": ("logfile", _path), "type": ("type", _fs_type),
+    "iscsi_timeout": ("iscsi_timeout_s", _number(0, 86400)), "iscsi_credentials": ("iscsi_credentials", _path),
 }
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from gfs2py.block._file import FileDevice
+from gfs2py.block.opening import open_device
 from gfs2py.engine._mount import Gfs2
 from gfs2py.errors import MountError
+from gfs2py.sources import is_url
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from gfs2py.block._device import BlockDevice
+    from gfs2py.block.iscsi import IscsiOptions
     from gfs2py.options import MountOptions
 
 CACHE_DEFAULT_BYTES = 256 << 20
 # Memory for inodes beside the buffer cache: one per 4 KiB of cache, at about half a KiB each.
 BYTES_PER_INODE = 4096
 INODES_MIN, INODES_MAX = 1024, 262144
+SB_OFFSET_BYTES, SB_MAGIC = 65536, b"\x01\x16\x19\x70"
 
 
 def engine_flags(options: MountOptions) -> set[str]:
@@ -45,7 +49,7 @@ def journal_id(options: MountOptions) -> int:
 class Mounted(Gfs2):
     """A Gfs2 that owns its device."""
 
-    def __init__(self, device: FileDevice, options: MountOptions, say: Callable[[str], None] | None) -> None:
+    def __init__(self, device: BlockDevice, options: MountOptions, say: Callable[[str], None] | None) -> None:
         self._file = device
         cache_bytes = options.cache_size_bytes or CACHE_DEFAULT_BYTES
         inodes = min(max(cache_bytes // BYTES_PER_INODE, INODES_MIN), INODES_MAX)
@@ -62,10 +66,44 @@ class Mounted(Gfs2):
             self._file.close()
 
 
+def iscsi_options(source: str, options: MountOptions) -> IscsiOptions | None:
+    """How to log in to the target that a URL names, None for a path."""
+    if not is_url(source):
+        return None
+    from gfs2py.block.iscsi import TIMEOUT_DEFAULT_S, IscsiOptions
+
+    timeout_s = TIMEOUT_DEFAULT_S if options.iscsi_timeout_s is None else options.iscsi_timeout_s
+    return IscsiOptions(timeout_s=timeout_s, cache=options.iscsi_cache or "through",
+                        credentials=options.iscsi_credentials, header_digest=options.iscsi_digest == "header")
+
+
+def choose_cache(device: BlockDevice, options: MountOptions) -> None:
+    """Writes that a target may forget are repeated after an outage, if this node alone writes to the disk.
+
+    On a shared disk what is repeated could be older than what another node wrote meanwhile, under a lock that this one
+    had let go of: there every write goes through the target's cache.
+    """
+    from gfs2py.block.iscsi import IscsiDevice
+
+    if isinstance(device, IscsiDevice) and options.iscsi_cache is None:
+        proto = options.lockproto or superblock_lockproto(device)
+        device.set_cache("through" if proto == "lock_dlm" else "replay")
+
+
+def superblock_lockproto(device: BlockDevice) -> str:
+    """The lock protocol that the superblock names, empty when there is no GFS2. Raises OSError."""
+    if device.size_bytes < SB_OFFSET_BYTES + 512:
+        return ""
+    block = device.read(SB_OFFSET_BYTES, 512)
+    return block[96:160].partition(b"\0")[0].decode(errors="replace") if block[:4] == SB_MAGIC else ""
+
+
 def open_filesystem(source: str, options: MountOptions, say: Callable[[str], None] | None = None) -> Mounted:
     """Mounts the device or image `source`. Raises MountError, CorruptionError, OSError."""
-    device = FileDevice(source, readonly=options.read_only)
+    device = open_device(source, readonly=options.read_only, iscsi=iscsi_options(source, options))
     try:
+        if is_url(source):
+            choose_cache(device, options)
         return Mounted(device, options, say)
     except BaseException:
         device.close()

@@ -28,6 +28,7 @@ from gfs2py.options import (
     MS_STRICTATIME,
     MS_SYNCHRONOUS,
 )
+from gfs2py.sources import is_url
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def _chroot_with_node(path: str, device: int) -> None:
     finally:
         os.close(root)
     os.chroot(".")
-    os.makedirs(os.path.dirname(path), exist_ok=True)
+    os.makedirs(os.path.dirname(path), exist_ok=True)  # a URL is a path too, from the new root: iscsi:/PORTAL/IQN/LUN
     os.mknod(path, stat.S_IFBLK | 0o600, device)
 
 
@@ -166,7 +167,7 @@ def _image_superblock(image: str, options: dict[bytes, bytes | None], flags: int
         _, loop_fd = loop.dummy_loop(f"gfs2:{os.path.basename(image)}")
     except OSError as e:
         raise NoLoopDevice(e.errno, f"no loop device to be had: {e.strerror}") from e
-    path = os.path.abspath(image)
+    path = image if is_url(image) else os.path.abspath(image)
 
     def work() -> int:
         _mount.unshare(CLONE_FS)
@@ -190,7 +191,7 @@ def connect(source: str, flags: int, *, subtype: str = "gfs2", plain: bool = Fal
         if plain:
             return Connection(fd, _configure(b"fuse", os.fsencode(source), options, flags), False)
         options |= {b"blksize": b"%d" % BLOCK_BYTES}
-        if stat.S_ISBLK(os.stat(source).st_mode):
+        if not is_url(source) and stat.S_ISBLK(os.stat(source).st_mode):
             return Connection(fd, _configure(b"fuseblk", os.fsencode(source), options, flags), True)
         return Connection(fd, _image_superblock(source, options, flags), True)
     except BaseException:

@@ -1,20 +1,27 @@
 """What stands on a device now, who uses it, and how it likes to be written."""
 
+import contextlib
 import errno
 import fcntl
 import os
 import re
 import stat
 import struct
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from gfs2py.block._device import BlockDevice
 from gfs2py.block._file import FileDevice
+from gfs2py.block.opening import open_device as open_source
 from gfs2py.mkfs.options import DEFAULT_BSIZE, MkfsError
 from gfs2py.mkfs.plan import Alignment
 from gfs2py.ondisk.constants import BLOCK_SIZES
+from gfs2py.sources import is_url
 
 # linux/fs.h
+ENDS_BYTES = 1 << 20
 BLKSSZGET, BLKIOMIN, BLKIOOPT, BLKALIGNOFF, BLKPBSZGET = 0x1268, 0x1278, 0x1279, 0x127A, 0x127B
 
 
@@ -41,8 +48,16 @@ class Topology:
         return Alignment(width // bsize, unit // bsize)
 
 
-def topology(fd: int) -> Topology:
-    """The topology of an open block device; all unknown for a file."""
+def topology(dev: BlockDevice) -> Topology:
+    """The topology of an open device; all unknown for a file."""
+    if isinstance(dev, FileDevice):
+        return block_topology(dev.fileno())
+    physical = getattr(dev, "physical_bytes", dev.align)
+    return Topology(0, dev.align, physical, 0, physical)
+
+
+def block_topology(fd: int) -> Topology:
+    """That of a block device by its descriptor, as the kernel has it."""
     if not stat.S_ISBLK(os.fstat(fd).st_mode):
         return Topology()
 
@@ -79,6 +94,20 @@ def choose_bsize(wanted: int | None, topo: Topology) -> tuple[int, list[str]]:
     return bsize, warnings
 
 
+@contextlib.contextmanager
+def visible(path: str) -> Iterator[str]:
+    """A path under which other programs see the ends of the device, where every format has its marks."""
+    if not is_url(path):
+        yield os.path.abspath(path)
+        return
+    with open_source(path, readonly=True) as dev, tempfile.NamedTemporaryFile(prefix="mkfs.gfs2-") as copy:
+        ends = min(ENDS_BYTES, dev.size_bytes)
+        os.truncate(copy.fileno(), dev.size_bytes)
+        os.pwrite(copy.fileno(), dev.read(0, ends), 0)
+        os.pwrite(copy.fileno(), dev.read(dev.size_bytes - ends, ends), dev.size_bytes - ends)
+        yield copy.name
+
+
 def contents(path: str) -> str | None:
     """One line about the file system or partition table that is there; None if nothing is known of it.
 
@@ -90,9 +119,10 @@ def contents(path: str) -> str | None:
     blkid = shutil.which("blkid", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if blkid is None:
         raise MkfsError("blkid of util-linux is needed to see what is on the device; -O does without", 1)
-    # No cache: the device itself, now.
-    found = subprocess.run([blkid, "-p", "-o", "export", "--", os.path.abspath(path)], capture_output=True,
-                           text=True, errors="replace", check=False)
+    with visible(path) as name:
+        # No cache: the device itself, now.
+        found = subprocess.run([blkid, "-p", "-o", "export", "--", name], capture_output=True, text=True,
+                               errors="replace", check=False)
     if found.returncode == 2:
         return None
     if found.returncode == 8:
@@ -107,9 +137,14 @@ def contents(path: str) -> str | None:
     return None
 
 
-def open_device(path: str | os.PathLike[str]) -> FileDevice:
+def open_device(path: str | os.PathLike[str]) -> BlockDevice:
     """Opens for this process alone. Raises MkfsError (status 1) with the reason why not."""
     path = os.fspath(path)
+    if is_url(path):
+        try:
+            return open_source(path)
+        except OSError as e:
+            raise MkfsError(f"{path}: {e.strerror}", 1) from None
     try:
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode) and not stat.S_ISBLK(mode):

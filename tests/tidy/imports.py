@@ -37,7 +37,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "luci": ("cman", "rgmanager"),
 }
 # What stands below all layers of gfs2py: the version, names, and the words of the command line.
-BASE = ("gfs2py", "gfs2py.errors", "gfs2py.units", "gfs2py.options")
+BASE = ("gfs2py", "gfs2py.errors", "gfs2py.units", "gfs2py.options", "gfs2py.sources")
 # The one module that knows the lock manager.
 DLM_USER = "gfs2py.lock_dlm"
 PROJECT = ("gfs2py", "dlm", "cman", "rhcs_tools", "lab", "rgmanager", "lvs", "luci")

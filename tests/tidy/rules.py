@@ -9,7 +9,7 @@ import ast
 import re
 from collections.abc import Callable, Iterator
 
-LINE_MAX = {".py": 120, ".pyi": 120, ".pyx": 120, ".pxd": 120}
+LINE_MAX = {".py": 120, ".pyi": 120, ".pyx": 120, ".pxd": 120, ".c": 120, ".h": 120}
 MODULE_LINES_MAX = 900
 PY_FUNCTION_LINES_MAX = 70
 PYX_FUNCTION_LINES_MAX = 120

@@ -13,7 +13,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from gfs2py.block import FileDevice
+from gfs2py.block import BlockDevice
+from gfs2py.block.opening import open_device
 from gfs2py.fsck import Finding, Report, check, check_quick
 
 FSCK_OK = 0
@@ -128,7 +129,7 @@ class Narrator:
                 print(f"... and {n - self.shown[code]} more of the kind {code}", file=sys.stderr)
 
 
-def _full_check(device: FileDevice, args: argparse.Namespace, prog: str) -> Report:
+def _full_check(device: BlockDevice, args: argparse.Namespace, prog: str) -> Report:
     """The check with its narration."""
     if args.json:
         return check(device, full_journals=True, quota=args.verbose > 0)
@@ -208,7 +209,7 @@ def _verdict(report: Report, args: argparse.Namespace) -> int:
     return FSCK_ERROR
 
 
-def _preen(device: FileDevice, args: argparse.Namespace) -> int | None:
+def _preen(device: BlockDevice, args: argparse.Namespace) -> int | None:
     """-a or -p without -f: 0 if all journals are clean, None to go on with the whole check."""
     report = check_quick(device)
     if report.checked and not report.dirty_journals and not report.n_errors:
@@ -245,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not args.json and not args.quiet:
         print("Initializing fsck", flush=True)
     try:
-        device = FileDevice(args.device, readonly=True, direct=False)
+        device = open_device(args.device, readonly=True, direct=False)
     except (OSError, ValueError) as e:
         reason = e.strerror if isinstance(e, OSError) and e.strerror else str(e)
         print(f"Unable to open device: {args.device}: {reason}", file=sys.stderr)

@@ -8,7 +8,8 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
-from gfs2py.block._file import FileDevice
+from gfs2py.block._device import BlockDevice
+from gfs2py.block.opening import open_device as open_source
 from gfs2py.edit import patch, targets
 from gfs2py.edit.reader import Reader
 from gfs2py.edit.show import show_value
@@ -48,8 +49,8 @@ class UsageError(Exception):
     pass
 
 
-def open_device(path: str, *, write: bool) -> FileDevice:
-    return FileDevice(path, readonly=not write, direct=False, exclusive=write)
+def open_device(path: str, *, write: bool) -> BlockDevice:
+    return open_source(path, readonly=not write, direct=False, exclusive=write)
 
 
 def parse_value(text: str) -> int | bytes:
@@ -100,7 +101,7 @@ def wants_write(words: list[str]) -> bool:
     return False
 
 
-def run_print(dev: FileDevice, words: list[str], *, as_hex: bool, identify: bool) -> Iterator[str]:
+def run_print(dev: BlockDevice, words: list[str], *, as_hex: bool, identify: bool) -> Iterator[str]:
     """Each target, with what is asked of it. Raises UnknownTarget, UsageError, DamageError."""
     reader = Reader(dev, lenient=True)
     w = Words(words or ["sb"])
@@ -122,7 +123,7 @@ def run_print(dev: FileDevice, words: list[str], *, as_hex: bool, identify: bool
             yield from targets.show_target(reader, target, as_hex=as_hex)
 
 
-def modify(dev: FileDevice, reader: Reader, target: Target, w: Words) -> Iterator[str]:
+def modify(dev: BlockDevice, reader: Reader, target: Target, w: Words) -> Iterator[str]:
     """One of the words that may follow a target."""
     block = target.block
     match w.take(""):
@@ -142,7 +143,7 @@ def modify(dev: FileDevice, reader: Reader, target: Target, w: Words) -> Iterato
             yield field(dev, reader, target, w.take("the name of a field"), w.take_value())
 
 
-def block_alloc(dev: FileDevice, reader: Reader, block: int, value: str | None) -> str:
+def block_alloc(dev: BlockDevice, reader: Reader, block: int, value: str | None) -> str:
     names = ("Free", "Data", "Unlinked", "Metadata")
     addr, data0 = targets.rgrp_of(reader, block)
     if value is None:
@@ -155,7 +156,7 @@ def block_alloc(dev: FileDevice, reader: Reader, block: int, value: str | None) 
     return value
 
 
-def field(dev: FileDevice, reader: Reader, target: Target, name: str, value: str | None) -> str:
+def field(dev: BlockDevice, reader: Reader, target: Target, name: str, value: str | None) -> str:
     st = targets.structure_at(reader, target.block)
     try:
         what = st.field(name)

@@ -257,13 +257,13 @@ def superblock(path: str) -> dict[str, int | str]:
     """The fields of a superblock by name. Raises OSError, DamageError."""
     import uuid
 
+    from gfs2py.block.opening import open_device
     from gfs2py.ondisk import structs  # the format's tables are for this command only
     from gfs2py.ondisk.constants import GFS2_SB_ADDR
     from gfs2py.ondisk.spec import Kind, structure
 
-    with open(path, "rb") as f:
-        f.seek(GFS2_SB_ADDR * 512)
-        values = structs.checked("sb", f.read(512))
+    with open_device(path, readonly=True, direct=False) as device:
+        values = structs.checked("sb", device.read(GFS2_SB_ADDR * 512, 512))
     out: dict[str, int | str] = {}
     for one in structure("sb").fields:
         value = values[one.name]

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Sequence
 from typing import NoReturn
 
-from gfs2py.block._file import FileDevice
+from gfs2py.block._device import BlockDevice
 from gfs2py.mkfs import probe
 from gfs2py.mkfs.make import Made, Plan, plan, write_plan
 from gfs2py.mkfs.options import (
@@ -233,8 +233,8 @@ def run(args: argparse.Namespace) -> int:
     options, pretended = options_of(args)
     path = args.device
     with probe.open_device(path) as dev:
-        is_block = dev.is_block
-        topo = pretended or probe.topology(dev.fileno())
+        is_block = getattr(dev, "is_block", True)
+        topo = pretended or probe.topology(dev)
         found = None if args.O and args.q else probe_contents(path, args.O)
         options.bsize, warnings = probe.choose_bsize(options.bsize, topo)
         what = plan(dev.size_bytes, options, topo.alignment(options.bsize))
@@ -269,7 +269,7 @@ def probe_contents(path: str, override: bool) -> str | None:
         raise
 
 
-def discard(dev: FileDevice, quiet: bool) -> None:
+def discard(dev: BlockDevice, quiet: bool) -> None:
     """Tells the device that nothing on it is needed; one that cannot be told does not matter."""
     if not quiet:
         print("Discarding device contents (may take a while on large devices): ", end="", flush=True)

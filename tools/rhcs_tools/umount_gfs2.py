@@ -14,6 +14,7 @@ import sys
 
 from gfs2py import words
 from gfs2py.fuse import _mount, control
+from gfs2py.sources import canonical
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def find(target: str) -> control.MountEntry | None:
     entry = control.find_mount(target)
     if entry is not None:
         return entry
-    source = os.path.realpath(target)
+    source = canonical(target)
     entries = [m for m in control.mounts() if m.source == source and m.fs_type.endswith(".gfs2")]
     return entries[-1] if entries else None
 

@@ -20,7 +20,7 @@ from gfs2py.fuse._stat cimport WAIT_DATA
 from gfs2py.ondisk._ondisk cimport GFS2_DIF_JDATA, gfs2_dinode
 
 cdef extern from "<errno.h>" nogil:
-    int EIO
+    int EIO, EBADE
 cdef extern from "<stdio.h>" nogil:
     int snprintf(char* out, size_t size, const char* fmt, ...)
 
@@ -303,6 +303,8 @@ cdef void dw_wait(inode* ip, uint64_t lblk, uint64_t end) noexcept nogil:
 cdef void data_failed(inode* ip, int err) noexcept nogil:
     cdef sbd* sd = ip.sd
     cdef char text[160]
+    if err == -EBADE and not sd_dead(sd):
+        sd_io_error(sd, b"writing data", ip.no_addr, err)
     if ip.wb_seq == ip.wb_told and not sd_dead(sd):
         snprintf(text, 160, b"data of inode %llu could not be written: error %d; its fsync will say so",
                  <unsigned long long>ip.no_addr, err)

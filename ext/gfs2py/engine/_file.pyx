@@ -24,7 +24,7 @@ from gfs2py.engine._truncate cimport punch_blocks
 from gfs2py.ondisk._ondisk cimport GFS2_DIF_JDATA, GFS2_LFC_DO_SYNC, gfs2_dinode
 
 cdef extern from "<errno.h>" nogil:
-    int EIO, EINVAL, EFBIG, ENOMEM, ENOSPC, EOPNOTSUPP
+    int EBADE, EIO, EINVAL, EFBIG, ENOMEM, ENOSPC, EOPNOTSUPP
 cdef extern from "<linux/falloc.h>" nogil:
     int FALLOC_FL_KEEP_SIZE, FALLOC_FL_PUNCH_HOLE, FALLOC_FL_ZERO_RANGE
 
@@ -123,6 +123,8 @@ cdef int _write_direct(sbd* sd, direct_io* io) noexcept nogil:
         err = _submit(sd, io, True)
         if err and not (sd.flags & SDF_WRITEBACK):
             sd_io_error(sd, b"writing data to new blocks", io.segs[0].off >> sd.bsize_shift, err)
+    if err == -EBADE and not sd_dead(sd):
+        err = sd_io_error(sd, b"writing data", io.segs[0].off >> sd.bsize_shift, err)
     for i in range(n):
         cache_drop_range(sd, io.segs[i].off >> sd.bsize_shift, io.segs[i].len >> sd.bsize_shift)
     return err

@@ -9,7 +9,8 @@ cdef enum:
 # block, structure, field, wanted and found. Always returns -EIO.
 cdef int sd_corrupt(sbd* sd, uint64_t block, const char* structure, const char* field, uint64_t wanted,
                     uint64_t found) noexcept nogil
-# The device failed where we cannot go on (log or metadata write): withdraws. Returns -EIO.
+# The device failed where we cannot go on (log or metadata write, or anything written with -EBADE: a reservation of
+# others keeps this node out, it has been fenced): withdraws. Returns -EIO.
 cdef int sd_io_error(sbd* sd, const char* what, uint64_t block, int err) noexcept nogil
 # Our own broken invariant: withdraws and says which. Returns -EIO.
 cdef int sd_assert_failed(sbd* sd, const char* what) noexcept nogil

@@ -8,7 +8,7 @@ from gfs2py.engine._sync cimport (CLOCK_REALTIME, clock_gettime, gl_atomic_store
 from gfs2py.ondisk._ondisk cimport SIZEOF_DINODE, SIZEOF_LOG_DESCRIPTOR, SIZEOF_META_HEADER
 
 cdef extern from "<errno.h>" nogil:
-    int EIO, EINVAL
+    int EIO, EINVAL, EBADE
 cdef extern from "<stdlib.h>" nogil:
     void abort()
 
@@ -46,8 +46,10 @@ cdef int sd_corrupt(sbd* sd, uint64_t block, const char* structure, const char* 
 
 
 cdef int sd_io_error(sbd* sd, const char* what, uint64_t block, int err) noexcept nogil:
-    cdef char text[400]
-    snprintf(text, 400, b"%s failed at block %llu of %s: error %d", what, <unsigned long long>block, sd.dev.name, err)
+    cdef char text[500]
+    snprintf(text, 500, b"%s%s failed at block %llu of %s: error %d",
+             b"fenced, the disk is reserved by others (reservation conflict): " if err == -EBADE else b"",
+             what, <unsigned long long>block, sd.dev.name, err)
     return _withdraw(sd, text)
 
 

@@ -1,0 +1,6 @@
+from gfs2py.block._device import BlockDevice
+
+class InitiatorDevice(BlockDevice):
+    @property
+    def handle(self) -> int: ...
+    def _own(self, table: int, handle: int, *, size_bytes: int, align: int, flags: int, name: str) -> None: ...

@@ -1,0 +1,82 @@
+"""Debian's tgtd on a free port of the loopback, with a private control socket; ended by its process id."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+IQN = "iqn.2011-07.com.example:server.target1"
+START_S, POLL_S = 15.0, 0.02
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return int(s.getsockname()[1])
+
+
+class Tgt:
+    """A target with LUN 1 on a file. `kill` is kill -9; `start` brings it back on the same port."""
+
+    def __init__(self, directory: Path, image: Path, *, user: str | None = None, password: str = "",
+                 block_bytes: int = 512) -> None:
+        self.directory, self.image = directory, image
+        self.user, self.password, self.block_bytes = user, password, block_bytes
+        self.port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._environment = os.environ | {"TGT_IPC_SOCKET": str(directory / "ipc")}
+
+    @property
+    def portal(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def url(self, lun: int = 1) -> str:
+        return f"iscsi://{self.portal}/{IQN}/{lun}"
+
+    def start(self) -> Tgt:
+        log = (self.directory / "tgtd.log").open("ab")
+        with log:
+            self._process = subprocess.Popen(
+                ["/usr/sbin/tgtd", "-f", "-C", "7", "-t", "4", "--iscsi", f"portal={self.portal}"],
+                env=self._environment, stdout=log, stderr=log, start_new_session=True)
+        deadline = time.monotonic() + START_S
+        while self._admin("--mode", "sys", "--op", "show", check=False) != 0:
+            assert self._process.poll() is None, f"tgtd ended: {(self.directory / 'tgtd.log').read_text()}"
+            assert time.monotonic() < deadline, "tgtd does not answer"
+            time.sleep(POLL_S)
+        self._admin("--mode", "target", "--op", "new", "--tid", "1", "-T", IQN)
+        self._admin("--mode", "logicalunit", "--op", "new", "--tid", "1", "--lun", "1", "-b", str(self.image),
+                    "--blocksize", str(self.block_bytes))
+        self._admin("--mode", "logicalunit", "--op", "update", "--tid", "1", "--lun", "1", "--params",
+                    "thin_provisioning=1")
+        if self.user:
+            self._admin("--mode", "account", "--op", "new", "--user", self.user, "--password", self.password)
+            self._admin("--mode", "account", "--op", "bind", "--tid", "1", "--user", self.user)
+        self._admin("--mode", "target", "--op", "bind", "--tid", "1", "-I", "ALL")
+        return self
+
+    def _admin(self, *words: str, check: bool = True) -> int:
+        done = subprocess.run(["/usr/sbin/tgtadm", "-C", "7", "--lld", "iscsi", *words], env=self._environment,
+                              capture_output=True, text=True, check=False, timeout=START_S)
+        assert not check or done.returncode == 0, f"tgtadm {' '.join(words)}: {done.stderr}"
+        return done.returncode
+
+    def signal(self, number: int) -> None:
+        assert self._process is not None
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        if self._process is not None:
+            self._process.send_signal(signal.SIGKILL)
+            self._process.wait(START_S)
+            self._process = None
+
+    def __enter__(self) -> Tgt:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
