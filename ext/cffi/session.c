@@ -83,7 +83,7 @@ void session_lost(struct gi_device *d, const char *form, ...)
 /* libiscsi keeps the text of the last error, which may be that of a command long ago. */
 const char *session_error(struct gi_device *d)
 {
-    static const char *const of_commands[] = {"SENSE", "RESERVATION", "TASK", "BUSY", "ACA"};
+    static const char *const of_commands[] = {"SENSE", "RESERVATION", "TASK", "BUSY", "ACA", "iscsi_service"};
     const char *text = d->ctx ? iscsi_get_error(d->ctx) : "";
 
     for (size_t i = 0; i < sizeof(of_commands) / sizeof(*of_commands); i++)

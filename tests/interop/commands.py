@@ -121,7 +121,7 @@ class Mounted:
     """One mount of ours."""
 
     commands: Commands
-    image: Path
+    image: Path | str       # or the URL of a LUN
     path: Path
 
     def daemon(self) -> int:
@@ -158,7 +158,7 @@ class Mounts:
     def __enter__(self) -> Mounts:
         return self
 
-    def mount(self, image: Path, options: str = "", *more: str, name: str = "mnt") -> Mounted:
+    def mount(self, image: Path | str, options: str = "", *more: str, name: str = "mnt") -> Mounted:
         path = self.top / name
         path.mkdir(exist_ok=True)
         arguments = ["-o", options] if options else []

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -80,3 +82,23 @@ class Tgt:
 
     def __exit__(self, *_: object) -> None:
         self.kill()
+
+
+def main() -> None:
+    """DIRECTORY IMAGE SECONDS: print the URL; restart so often from the first line of input on; end with the input."""
+    directory, image, every_s = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
+    with Tgt(directory, image) as tgt:
+        print(tgt.url(), flush=True)
+        wait_s: float | None = None
+        while True:
+            if not select.select([0], [], [], wait_s)[0]:
+                tgt.kill()
+                tgt.start()
+            elif not os.read(0, 100):
+                return
+            else:
+                wait_s = every_s
+
+
+if __name__ == "__main__":
+    main()

@@ -10,6 +10,7 @@ import random
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -34,6 +35,7 @@ class Place:
         self.image, self.log = top / "image", top / "log"
         self.root = top / "mnt"
         self.mounted: Mounted | None = None
+        self.restarts = Restarts(top, self.image) if "iscsi_" in options else None
 
     def mkfs(self, mib: int, bsize: int, journal_mib: int = 8) -> None:
         with self.image.open("wb") as f:
@@ -41,7 +43,12 @@ class Place:
         self.commands.mkfs(self.image, "-b", str(bsize), "-J", str(journal_mib))
 
     def mount(self) -> Path:
-        self.mounted = self.mounts.mount(self.image, f"{self.options},logfile={self.log}".lstrip(","))
+        source: Path | str = self.image
+        if self.restarts is not None:
+            source = self.restarts.url()
+        self.mounted = self.mounts.mount(source, f"{self.options},logfile={self.log}".lstrip(","))
+        if self.restarts is not None:
+            self.restarts.begin()
         return self.root
 
     def umount(self) -> None:
@@ -50,6 +57,8 @@ class Place:
         began = time.monotonic()
         self.mounted.umount()
         took = time.monotonic() - began
+        if self.restarts is not None:
+            self.restarts.end()
         assert took < UMOUNT_LIMIT_S, f"the unmount took {took:.0f} s"
         bad = [line for line in self.log.read_text().splitlines()
                if any(word in line for word in (" ERROR ", " CRITICAL ", "withdraw", "Traceback"))]
@@ -72,6 +81,39 @@ class Place:
             assert not wrong, "quotas: " + "; ".join(f"{f.name}: {f.found}, wanted {f.wanted}" for f in wrong[:20])
 
 
+class Restarts:
+    """The image as a LUN of a target that is killed and started again every now and then.
+
+    By a process of its own: a program that waits in msync holds Python's lock, and waits for the target.
+    """
+
+    EVERY_S = 0.2
+
+    def __init__(self, top: Path, image: Path) -> None:
+        self.top, self.image = top, image
+        self._process: subprocess.Popen[str] | None = None
+
+    def url(self) -> str:
+        """Start the target; returns the LUN's URL."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "iscsi.tgt", self.top, self.image, str(self.EVERY_S)], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+    def begin(self) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+
+    def end(self) -> None:
+        if self._process is not None:
+            self._process.communicate()
+            assert self._process.returncode == 0, "the target could not be started again"
+            self._process = None
+
+
 @contextlib.contextmanager
 def place(options: str, stall_s: float) -> Iterator[tuple[Place, Guard]]:
     """A place with its guard; on failure the image stays and is named."""
@@ -81,8 +123,11 @@ def place(options: str, stall_s: float) -> Iterator[tuple[Place, Guard]]:
     keep = False
     try:
         commands = Commands(Path(sys.executable).parent)
-        with Mounts(commands, top) as mounts, Guard(top / "mnt", stall_s) as guard:
-            yield Place(commands, mounts, top, options), guard
+        with contextlib.ExitStack() as last, Mounts(commands, top) as mounts, Guard(top / "mnt", stall_s) as guard:
+            made = Place(commands, mounts, top, options)
+            if made.restarts is not None:
+                last.callback(made.restarts.end)    # after the mount, which needs it to end
+            yield made, guard
     except BaseException:
         keep = (top / "image").exists() and os.environ.get("GFS2PY_TORTURE_KEEP") == "1"
         if keep:
