@@ -30,7 +30,7 @@ from cman.handlers import Handlers
 from cman.network import NetworkError, Place, find_me, locate
 from cman.node import Changed, Effect, Ended, Log, NodeMachine, State
 from cman.notify import notify
-from cman.server import Server, socket_at
+from cman.server import Server, SocketPlace
 from cman.state import StateDirectory, StateError
 from cman.totem.crypto import KEY_BYTES_MAX, CryptoError, Sealer, check_key
 from cman.totem.transport import Carrier, TransportSettings
@@ -157,7 +157,7 @@ class Daemon:
 
     # Tasks
 
-    async def run(self, listener: socket.socket) -> str:
+    async def run(self, place: SocketPlace) -> str:
         """Until this node has left or must end; why it ended, empty for a leave in order."""
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
@@ -166,10 +166,11 @@ class Daemon:
                 except OSError as e:
                     return (f"UDP {self.addresses[self.node.me]} port {self._settings.port} "
                             f"{self.multicast_address()}: {e.strerror}")
-                nursery.start_soon(self._server.run, listener, self._handlers.table(), self._handlers.gone)
+                nursery.start_soon(self._server.run, place.listener, self._handlers.table(), self._handlers.gone)
                 nursery.start_soon(self._signals, signals)
                 notify("READY=1", f"STATUS=member of {self.node.config.name}")
                 await self._ended.wait()
+                place.release()
                 notify("STOPPING=1")
                 await trio.sleep(GOODBYE_S)         # replies and the goodbye go out
                 nursery.cancel_scope.cancel()
@@ -280,10 +281,10 @@ def serve(options: argparse.Namespace, config: Config) -> int:
     place = locate(config, me)
     state = StateDirectory(options.state, config.name, me.nodeid)
     daemon = Daemon(config, place, state, options)
-    with socket_at(options.socket) as listener:
+    with SocketPlace(options.socket) as socket_place:
         log.info("node %s (id %d, %s) of cluster %s, configuration version %d", me.name, me.nodeid,
                  place.addresses[me.nodeid], config.name, config.version)
-        why = trio.run(daemon.run, listener)
+        why = trio.run(daemon.run, socket_place)
     if why:
         log.error("this node is out of the cluster: %s", why)
         return 1

@@ -68,7 +68,8 @@ class Handlers:
                 "config-update": self.config_update, "config-reload": self.config_reload, "subscribe": self.subscribe,
                 "join": self.join, "leave": self.leave, "mcast": self.mcast, "register": self.register,
                 "unregister": self.unregister, "services": self.services, "leave-cluster": self.leave_cluster,
-                "kill": self.kill, "votes": self.votes, "expected": self.expected, "debug": self.debug}
+                "kill": self.kill, "votes": self.votes, "expected": self.expected, "fenced": self.fenced,
+                "debug": self.debug}
 
     # What is so
 
@@ -302,6 +303,16 @@ class Handlers:
         votes = protocol.whole(arguments, "votes", 1, most)
         self._need_member()
         self._owner.node.control(self._owner.now(), t="expected", votes=votes)
+        self._owner.pump()
+        return _NOTHING
+
+    async def fenced(self, client: Client, arguments: Arguments) -> Mapping[str, object]:
+        """Fencing of a node is confirmed: its votes count no more, and what waits for that may go on."""
+        nodeid, agent = self._find(protocol.text(arguments, "node")), protocol.text(arguments, "by")
+        self._need_member()
+        if nodeid in self._owner.node.members:
+            raise CmanError(protocol.BUSY, f"{self._owner.node.name_of(nodeid)} is a member")
+        self._owner.node.control(self._owner.now(), t="fenced", node=nodeid, by=agent)
         self._owner.pump()
         return _NOTHING
 

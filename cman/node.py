@@ -178,7 +178,7 @@ class NodeMachine:
             config.name, config.cluster_id, config.version, self._generation, self.state.value, list(self._members),
             self.quorum.expected_votes, self.quorum.config.qdisk_votes if self.quorum.qdisk_alive else 0,
             self.quorum.total_votes, self.quorum.config.votes.get(self.me, 0), self.quorum.quorum,
-            self.quorum.quorate and self.ready, subsystems, flags,
+            self.quorum.quorate and self.ready, list(self.quorum.unconfirmed), subsystems, flags,
             ports, node.name if node is not None else f"Node{self.me}", self.me, multicast,
             [addresses[self.me]] if self.me in addresses else [])
 

@@ -15,8 +15,9 @@ import socket
 import stat
 import struct
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from types import TracebackType
 
 import trio
 
@@ -246,20 +247,29 @@ class Server:
         except CmanError as e:
             client.push(protocol.refusal(number, e))
 
-    def cut_all(self) -> None:
-        for client in list(self.clients.values()):
-            client.scope.cancel()
 
+class SocketPlace:
+    """A listening socket and its path, which is taken away before the clients are: who finds nothing there may start
+    another daemon."""
 
-@contextlib.contextmanager
-def socket_at(path: Path) -> Iterator[socket.socket]:
-    """listen(), and the path removed at the end unless a later daemon has it."""
-    listener = listen(path)
-    inode = os.stat(path).st_ino
-    try:
-        yield listener
-    finally:
-        listener.close()
-        with contextlib.suppress(OSError):
-            if os.stat(path).st_ino == inode:
-                path.unlink()
+    def __init__(self, path: Path) -> None:
+        """Raises OSError, SocketTaken."""
+        self._path = path
+        self.listener = listen(path)
+        self._inode: int | None = os.stat(path).st_ino
+
+    def release(self) -> None:
+        """Nobody connects from here on; a path that a later daemon has is left alone."""
+        if self._inode is not None:
+            with contextlib.suppress(OSError):
+                if os.stat(self._path).st_ino == self._inode:
+                    self._path.unlink()
+            self._inode = None
+
+    def __enter__(self) -> SocketPlace:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.release()
+        self.listener.close()

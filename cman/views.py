@@ -46,6 +46,7 @@ class Cluster(_Told):
     node_votes: int
     quorum: int
     quorate: bool
+    unconfirmed: list[int]      # nodes that may still be at work: lost or never seen, and not fenced since
     subsystems: int
     flags: list[str]
     ports: list[int]

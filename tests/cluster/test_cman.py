@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,31 @@ def test_votes_expected_and_kill(ring: Rig) -> None:
     assert one.run("cman_tool", "kill", "-n", "nobody", check=False).returncode == 1
 
 
+def test_quorum_falls_when_fencing_is_confirmed(ring: Rig) -> None:
+    """The guide's last chapter in small: one node after another dies, and the last one goes on."""
+    one, two, three = ring.nodes
+    three.kill()
+    ring.wait_members([one, two])
+    assert (one.cluster().quorum, one.cluster().unconfirmed) == (2, [3])
+    two.kill()
+    ring.wait_members([one])
+    assert not one.cluster().quorate
+    with Asker(one.socket) as cman:
+        with pytest.raises(CmanError, match="is a member"):
+            cman.ask("fenced", node="web1", by="fence_wti")
+        cman.ask("fenced", node="web3", by="fence_wti")
+        wait_for("half of it", lambda: cman.cluster().unconfirmed == [2])
+        assert not cman.cluster().quorate, "two nodes, one of them perhaps at work: one of two is no majority"
+        cman.ask("fenced", node="web2", by="fence_wti")
+        wait_for("quorum", lambda: cman.cluster().quorate)
+        assert (cman.cluster().quorum, cman.cluster().expected_votes) == (1, 3)
+    assert re.search(r"Last fenced: +\d{4}-.* by fence_wti", one.run("cman_tool", "nodes", "-f").stdout)
+    assert 'fence "web2" success' in one.log()
+    two.start()
+    ring.wait_members([one, two])
+    assert {(n.cluster().quorum, n.cluster().quorate) for n in (one, two)} == {(2, True)}
+
+
 async def _joined(cman: Cman, name: str, members: int) -> Group:
     group = await cman.join(name)
     while not (isinstance(event := await group.next(), Configuration) and len(event.members) == members):
@@ -301,10 +327,28 @@ def test_leave_is_refused_while_something_is_in_use(ring: Rig) -> None:
     ring.wait_members(ring.nodes)
 
 
+def as_nobody(code: str, path: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["/usr/bin/python3", "-c", code, path], user=65534, capture_output=True, text=True,
+                          check=False)
+
+
 def test_bad_clients_harm_nobody(ring: Rig) -> None:
     one = ring.nodes[0]
     path = str(one.socket)
     assert stat.S_IMODE(one.socket.stat().st_mode) == 0o600
+    code = "import socket, sys; socket.socket(socket.AF_UNIX).connect(sys.argv[1])"
+    # Whoever is not root gets past neither the mode nor, were it open, the daemon itself.
+    for folder in one.folder.parents:
+        if folder.stat().st_mode & 0o5 != 0o5 and folder.is_relative_to(ring.folder.parents[2]):
+            folder.chmod(0o755)
+    nobody = as_nobody(code, path)
+    assert "PermissionError" in nobody.stderr
+    one.socket.chmod(0o666)
+    say = code.replace("socket.socket(socket.AF_UNIX).connect(sys.argv[1])",
+                       "s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); print(s.recv(4096))")
+    nobody = as_nobody(say, path)
+    assert "not-permitted" in nobody.stdout
+    one.socket.chmod(0o600)
     for data in (b"\xff" * 100, b"\0\0\0\0", b"\0\0\0\x01\xc1", b"GET / HTTP/1.1\r\n\r\n"):
         with socket.socket(socket.AF_UNIX) as s:
             s.settimeout(10)

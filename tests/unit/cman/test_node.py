@@ -1,0 +1,216 @@
+"""NodeMachines on a small network of our own: joining, control in one order, leaving, what status shows."""
+
+from __future__ import annotations
+
+import pytest
+from guide_conf import changed
+
+from cman import cpg, totem
+from cman.ccs import spread
+from cman.ccs.load import Config, load
+from cman.node import Effect, Ended, Log, NodeMachine, State
+
+MS = 1_000_000
+DELAY_NS = MS // 5
+
+
+def config(version: int = 35) -> Config:
+    return load(changed(('config_version="35"', f'config_version="{version}"'), ('expected_votes="6"', ""),
+                        ('label="myqdisk" min_score="1" tko="10" votes="2"', 'label="myqdisk" tko="10" votes="0"')))
+
+
+class Net:
+    """Nodes, packets between them, one clock."""
+
+    def __init__(self, *nodeids: int) -> None:
+        self.now = 0
+        self.nodes: dict[int, NodeMachine] = {}
+        self.packets: list[tuple[int, int, int, int, bytes]] = []
+        self.told: dict[int, list[Effect]] = {}
+        self.ended: dict[int, str] = {}
+        self.count = 0
+        for nodeid in nodeids:
+            self.add(nodeid)
+
+    def add(self, nodeid: int, version: int = 35) -> NodeMachine:
+        made = NodeMachine(nodeid, config(version), 0, lambda: self.now // 1_000_000_000 + 1_000_000)
+        self.nodes[nodeid], self.told[nodeid] = made, []
+        self.ended.pop(nodeid, None)
+        made.start(self.now)
+        self.drain(nodeid)
+        return made
+
+    def drain(self, nodeid: int) -> None:
+        node = self.nodes.get(nodeid)
+        while node is not None and (effects := node.effects()):
+            for effect in effects:
+                self.do(nodeid, node, effect)
+
+    def do(self, nodeid: int, node: NodeMachine, effect: Effect) -> None:
+        match effect:
+            case totem.Multicast(data):
+                for other in self.nodes:
+                    self.send(nodeid, other, data)
+            case totem.SendTo(other, data):
+                self.send(nodeid, other, data)
+            case spread.Store(_, version, update):
+                node.stored(update, version, "", self.now)
+            case Ended(why):
+                self.ended[nodeid] = why
+                self.told[nodeid].append(effect)
+            case _:
+                self.told[nodeid].append(effect)
+
+    def send(self, source: int, to: int, data: bytes) -> None:
+        if source != to:
+            self.count += 1
+            self.packets.append((self.now + DELAY_NS, self.count, source, to, data))
+
+    def run(self, ms: int) -> None:
+        end = self.now + ms * MS
+        while True:
+            due = [t for n in self.nodes.values() if (t := n.next_timer()) is not None]
+            at = min([p[0] for p in self.packets[:1]] + due, default=end)
+            if at > end:
+                self.now = end
+                return
+            self.now = max(self.now, at)
+            if self.packets and self.packets[0][0] <= self.now:
+                _, _, source, to, data = self.packets.pop(0)
+                if to in self.nodes:
+                    self.nodes[to].receive(data, source, self.now)
+                    self.drain(to)
+            else:
+                for nodeid, node in list(self.nodes.items()):
+                    at_ns = node.next_timer()
+                    if at_ns is not None and at_ns <= self.now:
+                        node.handle_timer(self.now)
+                        self.drain(nodeid)
+            for nodeid in [n for n in self.ended if n in self.nodes]:
+                del self.nodes[nodeid]
+
+    def control(self, nodeid: int, **message: object) -> None:
+        self.nodes[nodeid].control(self.now, **message)
+        self.drain(nodeid)
+        self.run(500)
+
+    def logs(self, nodeid: int) -> list[str]:
+        return [e.text for e in self.told[nodeid] if isinstance(e, Log)]
+
+    def numbers(self) -> set[tuple[int, int, int, bool]]:
+        return {(n.quorum.total_votes, n.quorum.expected_votes, n.quorum.quorum, n.quorum.quorate)
+                for n in self.nodes.values()}
+
+
+@pytest.fixture
+def net() -> Net:
+    made = Net(1, 2, 3, 4)
+    made.run(3000)
+    assert all(n.state is State.MEMBER and n.members == (1, 2, 3, 4) for n in made.nodes.values())
+    return made
+
+
+def test_joining_ends_in_one_membership(net: Net) -> None:
+    assert net.numbers() == {(4, 4, 3, True)}
+    status = net.nodes[4].cluster(1, [0], False, "239.192.221.146", {4: "192.168.12.230"})
+    assert (status.state, status.members, status.config_version) == ("Cluster-Member", [1, 2, 3, 4], 35)
+    assert (status.node_name, status.nodeid, status.addresses) == ("web1", 4, ["192.168.12.230"])
+    rows = net.nodes[1].nodes({4: "192.168.12.230"})
+    assert [(r.name, r.state, r.votes) for r in rows] == [
+        ("web2", "M", 1), ("Mysql1", "M", 1), ("Mysql2", "M", 1), ("web1", "M", 1)]
+    assert all(r.joined_s >= 1_000_000 and r.incarnation > 0 for r in rows)
+
+
+def test_a_clean_leave_is_no_loss(net: Net) -> None:
+    net.control(4, t="leave", remove=False)
+    net.run(2000)
+    assert net.ended == {4: ""}
+    assert net.numbers() == {(3, 4, 2, True)}
+    assert "Member 4 shutting down" in net.logs(1)
+    row = net.nodes[1].nodes({})[3]
+    assert (row.state, row.left_reason, row.joined_s) == ("X", "left", 0)
+    net.control(3, t="leave", remove=False)
+    net.run(2000)
+    assert net.numbers() == {(2, 4, 2, True)}
+
+
+def test_a_lost_node_counts_until_it_is_fenced(net: Net) -> None:
+    for victim in (4, 3):
+        del net.nodes[victim]
+        net.run(3000)
+    assert net.numbers() == {(2, 4, 3, False)}
+    assert net.nodes[1].nodes({})[3].left_reason == "lost"
+    net.control(2, t="fenced", node=4, by="fence_wti")
+    assert net.numbers() == {(2, 4, 2, True)}
+    row = net.nodes[1].nodes({})[3]
+    assert (row.fenced_by, row.fenced_s >= 1_000_000) == ("fence_wti", True)
+    # A newcomer counts as those do who were here.
+    net.add(4)
+    net.run(3000)
+    assert net.numbers() == {(3, 4, 3, True)}
+    assert net.nodes[1].nodes({})[3].fenced_s == 0, "it is a new life"
+
+
+def test_votes_set_by_hand_reach_those_who_come(net: Net) -> None:
+    net.control(1, t="votes", node=2, votes=5)
+    assert net.numbers() == {(8, 8, 5, True)}
+    net.control(4, t="leave", remove=False)
+    net.run(2000)
+    net.add(4)
+    net.run(3000)
+    assert net.numbers() == {(8, 8, 5, True)}
+
+
+def test_kill_ends_only_the_victim(net: Net) -> None:
+    net.control(1, t="kill", node=3)
+    net.run(3000)
+    assert net.ended == {3: "killed on request of web2"}
+    assert net.nodes[1].members == (1, 2, 4)
+    assert net.nodes[1].nodes({})[2].left_reason == "killed"
+    assert 3 in net.nodes[1].quorum.unconfirmed, "who was killed is not known to be dead"
+
+
+def test_groups_and_their_order(net: Net) -> None:
+    for nodeid in net.nodes:
+        net.nodes[nodeid].join_group("g", 7, net.now)
+        net.drain(nodeid)
+    net.run(300)
+    for i in range(30):
+        nodeid = 1 + i % 4
+        assert net.nodes[nodeid].mcast("g", 7, bytes([i]), net.now)
+        net.drain(nodeid)
+    net.run(500)
+    seen = [[(e.sender, e.payload) for e in net.told[n] if isinstance(e, cpg.GroupMessage)] for n in (1, 2, 3, 4)]
+    assert seen[1:] == seen[:1] * 3
+    assert len(seen[0]) == 30
+    net.nodes[2].process_gone(7, net.now)
+    net.drain(2)
+    net.run(300)
+    last = [e for e in net.told[1] if isinstance(e, cpg.GroupChange)][-1]
+    assert last.left == ((cpg.Member(2, 7), cpg.Reason.PROCDOWN),)
+
+
+def test_an_update_changes_votes_and_nodes_everywhere(net: Net) -> None:
+    newer = load(changed(('config_version="35"', 'config_version="36"'), ('expected_votes="6"', ""),
+                         ('nodeid="4" votes="1"', 'nodeid="4" votes="3"'),
+                         ('tko="10" votes="2"', 'tko="10" votes="0"')))
+    number = net.nodes[2].propose(newer, net.now)
+    net.drain(2)
+    net.run(500)
+    assert spread.Finished(number, 35, 36, {}, "") in net.told[2]
+    assert {n.config.version for n in net.nodes.values()} == {36}
+    assert net.numbers() == {(6, 6, 4, True)}
+
+
+def test_control_that_makes_no_sense_is_logged_and_does_nothing(net: Net) -> None:
+    before = net.numbers()
+    for message in ({"t": "votes", "node": 1, "votes": -1}, {"t": "votes", "node": "x", "votes": 1}, {"t": "kill"},
+                    {"t": "expected", "votes": 10**9}, {"t": "state", "view": 1, "votes": 3}, {"t": ["list"]}, {}):
+        net.control(2, **message)
+    assert net.numbers() == before
+    assert len(net.nodes) == 4
+    assert sum("cannot be read" in line for line in net.logs(1)) >= 5
+    net.nodes[1]._send(b"?unknown", net.now)
+    net.drain(1)
+    net.run(300)
+    assert any("unknown kind" in line for line in net.logs(3))
