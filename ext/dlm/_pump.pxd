@@ -17,6 +17,8 @@ cdef enum:
 # One packet for the lock manager; `done` follows when all packets that one read brought are through.
 ctypedef void (*pump_deliver_fn)(void* arg, int32_t node, const uint8_t* packet, size_t size) noexcept nogil
 ctypedef void (*pump_done_fn)(void* arg) noexcept nogil
+# Before a line is written to, with its mutex: give its machine what waits for this node. NULL: nothing ever does.
+ctypedef void (*pump_pull_fn)(void* arg, int32_t node, mc_peer* mc) noexcept nogil
 
 # What is known of one node and the connection that is written to. `mutex` protects all of it; `in_order` is taken
 # before it, by readers only, from the numbering of packets to the end of their delivery.
@@ -41,6 +43,7 @@ cdef struct pump:
     int attention_fd
     pump_deliver_fn deliver
     pump_done_fn done
+    pump_pull_fn pull
     void* arg
     int32_t our_id
 

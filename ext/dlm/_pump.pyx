@@ -11,6 +11,7 @@ manager may send), then `done`, then writes what is left to say, an ACK that is 
 
 import os
 
+cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdlib cimport calloc, free, malloc
@@ -106,7 +107,11 @@ cdef void write_out(pump* p, pump_line* line) noexcept nogil:
     cdef size_t skip, total
     cdef ssize_t count
     cdef unsigned int n
-    if line.blocked or not mc_output(&line.mc):
+    if line.blocked:
+        return
+    if p.pull != NULL:
+        p.pull(p.arg, <int32_t>line.mc.node_id, &line.mc)
+    if not mc_output(&line.mc):
         return
     memset(&message, 0, sizeof(message))
     if line.send_fd < 0:
@@ -216,6 +221,7 @@ cdef void done_nothing(void* arg) noexcept nogil:
     pass
 
 
+@cython.no_gc_clear
 cdef class Pump:
     """All lines of one process.
 

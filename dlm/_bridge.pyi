@@ -1,0 +1,9 @@
+from collections.abc import Callable
+
+from dlm._pump import Pump
+from dlm.core._lockspace import Lockspace
+
+class Bridge:
+    def __init__(self, pump: Pump, unknown: Callable[[int, bytes, int], object]) -> None: ...
+    def attach(self, space: Lockspace, event_fd: int) -> None: ...
+    def detach(self, space: Lockspace) -> None: ...
