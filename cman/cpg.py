@@ -76,9 +76,15 @@ class GroupMessage:
 
 @dataclass(frozen=True, slots=True)
 class GroupChange:
-    """New members of a group. `to` are the local members, and those that just left; all tuples are sorted."""
+    """New members of a group. `to` are the local members, and those that just left; all tuples are sorted.
+
+    (ring_id, place) is where in the order it happened: the place counts what totem delivered in this ring. It is the
+    same for all members of the new view, and so names the view.
+    """
 
     group: str
+    ring_id: RingId
+    place: int
     members: tuple[Member, ...]
     joined: tuple[tuple[Member, Reason], ...]
     left: tuple[tuple[Member, Reason], ...]
@@ -128,7 +134,8 @@ class CpgMachine:
         self._list_due = False
         self._synced = True
         self._peers: frozenset[NodeId] = frozenset({me})
-        self._ring: RingId | None = None
+        self._ring = RingId(0, me)
+        self._place = 0
         self._ring_members: tuple[NodeId, ...] = (me,)
         self._lists: dict[NodeId, tuple[tuple[str, int], ...]] = {}
         self._refused = False
@@ -196,7 +203,6 @@ class CpgMachine:
             self._effects.append(GroupWritable())
 
     def _encoded_list(self) -> bytes:
-        assert self._ring is not None
         parts = [LIST.pack(Type.LIST, self._ring.rep, self._ring.seq, len(self._given))]
         for group, pid in self._given:
             name = group.encode()
@@ -208,6 +214,7 @@ class CpgMachine:
     def totem(self, effect: Deliver | ConfigChange | Writable, now_ns: int) -> None:
         """What totem delivers, in its order."""
         if isinstance(effect, Deliver):
+            self._place += 1
             self._deliver(effect)
         elif isinstance(effect, ConfigChange) and effect.kind is Kind.REGULAR:
             self._change(effect)
@@ -215,11 +222,11 @@ class CpgMachine:
 
     def _change(self, change: ConfigChange) -> None:
         """Who left takes its processes along; who came must tell us of its."""
+        self._ring, self._ring_members, self._place = change.ring_id, change.members, 0
         for group in sorted(self._groups):
             left = [(m, Reason.NODEDOWN) for m in sorted(self._groups[group]) if m.node in change.left]
             self._alter(group, [], left)
         self._peers &= frozenset(change.members) - frozenset(change.joined)
-        self._ring, self._ring_members = change.ring_id, change.members
         self._lists = {}
         if not self._synced or self._peers != frozenset(change.members):
             self._synced = False
@@ -302,8 +309,8 @@ class CpgMachine:
         if not table:
             del self._groups[group]
         if to:
-            self._effects.append(GroupChange(group, tuple(sorted(table)), tuple(joined), tuple(left),
-                                             tuple(sorted(to))))
+            self._effects.append(GroupChange(group, self._ring, self._place, tuple(sorted(table)), tuple(joined),
+                                             tuple(left), tuple(sorted(to))))
 
     # What it is like now
 

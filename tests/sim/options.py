@@ -50,11 +50,11 @@ def draw_network(rng: random.Random) -> NetworkOptions:
         straggler_ns=rng.choice([100, 3000]) * MS)
 
 
-def draw(seed: int) -> Options:
-    """The options of a seed."""
+def draw(seed: int, calm: bool = False) -> Options:
+    """The options of a seed. Calm runs have long timers and minutes between faults: many hours for little time."""
     rng = stream(seed, "options")
     nodes = rng.choice([1, 2, 2, 3, 3, 3, 4, 4, 5, 7])
-    totem = slow_totem(rng.choice([1, 1, 3, 10]))
+    totem = slow_totem(rng.choice([20, 40] if calm else [1, 1, 3, 10]))
     if rng.random() < 0.5:
         totem = dataclasses.replace(totem, window_size=rng.choice([4, 16, 64]), max_messages=rng.choice([1, 4]),
                                     unacknowledged_max=rng.choice([64, 512]), mtu_bytes=rng.choice([512, 1400]))
@@ -62,9 +62,9 @@ def draw(seed: int) -> Options:
     stretch = totem.token_ms / TotemConfig().token_ms
     size_max = rng.choice([0, 100, 3000, 20000])
     # Load that shows nothing new only costs events: large payloads come seldom.
-    every_ms = rng.choice([50, 500, 5000]) * (1 + size_max // 2000) * stretch
+    every_ms = rng.choice([20_000] if calm else [50, 500, 5000]) * (1 + size_max // 2000) * stretch
     return Options(
         nodes=nodes, network=draw_network(rng), totem=totem, faults=faults,
-        fault_every_ns=int(rng.choice([1, 5, 20]) * stretch * 1000 * MS),
+        fault_every_ns=int(rng.choice([30, 120] if calm else [1, 5, 20]) * stretch * 1000 * MS),
         fault_lasts_ns=int(rng.choice([0.3, 2, 8]) * stretch * 1000 * MS),
         submit_every_ns=int(every_ms * MS), size_max=size_max, burst_max=rng.choice([1, 1, 10]))

@@ -19,7 +19,6 @@ from sim.totem_stack import TotemProcess, build_totem
 
 # Within so many token timeouts after the last fault all nodes are in one ring and everything is delivered.
 PEACE_TOKENS = 40
-LIMITS_EVERY_NS = 500 * MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +66,7 @@ class TotemRun:
         for node_id in self.kernel.nodes:
             self.kernel.after(self.rng.randrange(300 * MS), self.kernel.power_on, node_id)
             self.kernel.after(self.rng.randrange(S), self.load, node_id)
-        self.kernel.after(LIMITS_EVERY_NS, self.look_at_limits)
+        self.kernel.after(self.options.totem.token_ns, self.look_at_limits)
         self.faults.begin()
 
     def load(self, node_id: int) -> None:
@@ -92,7 +91,7 @@ class TotemRun:
         for node in self.kernel.nodes.values():
             if node.process is not None:
                 check_totem_limits(node.process.machine)
-        self.kernel.after(LIMITS_EVERY_NS, self.look_at_limits)
+        self.kernel.after(self.options.totem.token_ns, self.look_at_limits)
 
     def make_peace(self) -> None:
         """No more faults: one ring, everything delivered, in time."""
