@@ -13,7 +13,8 @@ SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 
 DEBS_BUILD := gcc libc6-dev linux-libc-dev zlib1g-dev libiscsi-dev python3-dev python3-venv util-linux mount
 DEBS_DEMO := gfs2-utils
-DEBS_TEST := gfs2-utils qemu-system-x86 attr acl e2fsprogs fio xz-utils zstd procps iproute2 hostname tgt
+DEBS_LAB := iproute2 nftables iputils-ping tgt fence-agents telnet
+DEBS_TEST := gfs2-utils qemu-system-x86 attr acl e2fsprogs fio xz-utils zstd procps hostname $(DEBS_LAB)
 DEBS_BENCH := gfs2-utils e2fsprogs fuse2fs fio bindfs ntfs-3g fuse3
 
 # Where `make install` puts the helpers that mount(8) and umount(8) look for.
@@ -97,7 +98,7 @@ install: build ## put mount helpers and cluster commands into /sbin, and the sys
 .PHONY: clean
 clean: ## remove what was built (not .venv: `make distclean` does)
 	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
-	find gfs2py cman dlm tools bench tests ext -name __pycache__ -prune -exec rm -rf {} +
+	find gfs2py cman dlm lab tools bench tests ext -name __pycache__ -prune -exec rm -rf {} +
 	find gfs2py dlm -name '*.so' -delete
 	rm -f $(VENV)/.installed
 
