@@ -235,8 +235,9 @@ def test_disk_cable(whole: Lab) -> None:
     assert "1+0 records in" in whole.exec("web1", read).stderr
 
 
-def fence(room: Lab, action: str, port: str, password: str = "wti") -> subprocess.CompletedProcess[str]:
-    text = f"action={action}\nipaddr={SWITCH_ADDRESS}\npasswd={password}\nport={port}\n"
+def fence(room: Lab, action: str, port: str) -> subprocess.CompletedProcess[str]:
+    text = (f"action={action}\nipaddr={SWITCH_ADDRESS}\npasswd=wti\nport={port}\n"
+            "login_timeout=20\nshell_timeout=20\npower_timeout=40\n")
     return room.exec("web1", ["fence_wti"], input=text)
 
 
@@ -247,7 +248,8 @@ def test_the_real_fence_agent(whole: Lab) -> None:
     assert fence(whole, "status", "2").returncode == 2, "2 is how agents say off"
     assert fence(whole, "on", "2").returncode == 0
     assert whole.exec("web2", ["true"]).returncode == 0
-    assert fence(whole, "status", "2", "wrong").returncode != 0
+    refused = whole.exec("web1", ["fence_wti"], input=f"action=status\nipaddr={SWITCH_ADDRESS}\npasswd=no\nport=2\n")
+    assert refused.returncode == 1
 
 
 def test_shell(room: Lab) -> None:
