@@ -1,0 +1,1 @@
+"""lock_dlm: glocks as locks of a DLM lockspace, and how a node joins those that have the file system mounted."""
