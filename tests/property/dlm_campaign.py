@@ -28,15 +28,18 @@ class Campaign:
 
     def run(self) -> Net:
         try:
-            for n in self.node_ids:
-                self.net.add(n)
-            self.change(set(self.node_ids))
+            self.begin()
             for _ in range(self.steps):
                 self.step()
             self.end()
         except Broken as error:
             raise Broken(f"seed {self.seed}: {error}") from error
         return self.net
+
+    def begin(self) -> None:
+        for n in self.node_ids:
+            self.net.add(n)
+        self.change(set(self.node_ids))
 
     def end(self) -> None:
         while self.plan:

@@ -130,7 +130,6 @@ cdef int do_convert(dlm_ls* ls, dlm_rsb* r, dlm_lkb* lkb) noexcept nogil:
         add_lkb(ls, r, lkb, STS_CONVERT)
         put_lkb(ls, lkb)
         return -E_INPROGRESS
-    lkb.rqmode = MODE_IV
     queue_cast(ls, lkb, -E_AGAIN)
     return -E_AGAIN
 
@@ -140,8 +139,10 @@ cdef void do_convert_effects(dlm_ls* ls, dlm_rsb* r, dlm_lkb* lkb, int error) no
         grant_pending_locks(ls, r)
     elif error == -E_INPROGRESS:
         send_blocking_asts(ls, r, lkb)
-    elif error == -E_AGAIN and lkb.exflags & LKF_NOQUEUEBAST:
-        send_blocking_asts_all(ls, r, lkb)
+    elif error == -E_AGAIN:
+        if lkb.exflags & LKF_NOQUEUEBAST:
+            send_blocking_asts_all(ls, r, lkb)
+        lkb.rqmode = MODE_IV
 
 
 cdef int do_unlock(dlm_ls* ls, dlm_rsb* r, dlm_lkb* lkb) noexcept nogil:
