@@ -32,7 +32,8 @@ def measure(name: str, threads: int, per_thread: int, work: Callable[[Lockspace,
         list(pool.map(lambda t: work(ls, t, per_thread), range(threads)))
     cpu, wall = time.process_time_ns() - cpu, time.monotonic_ns() - wall
     n = threads * per_thread
-    print(json.dumps({"name": name, "threads": threads, "n": n, "cpu_ns": round(cpu / n), "per_second": round(n / wall * 1e9)}))
+    print(json.dumps({"name": name, "threads": threads, "n": n, "cpu_ns": round(cpu / n),
+                      "per_second": round(n / wall * 1e9)}))
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """Loops over the lock engine at the speed of C, as gfs2d's worker threads use it: without the GIL, asts at once.
 
-Each function returns the nanoseconds that the loop took. Raises: RuntimeError if an operation does not complete at once.
+Each function returns the nanoseconds that the loop took. Raises: RuntimeError if one does not complete at once.
 """
 
 from libc.stdint cimport int64_t, uint32_t

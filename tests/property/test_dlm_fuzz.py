@@ -9,11 +9,12 @@ import random
 import struct
 from dataclasses import replace
 
+from dlm_campaign import Campaign
+from dlm_net import Broken
+
 from dlm.core import _wire
 from dlm.core.errors import DlmError, RemoteProtocolError
 from dlm.core.packets import Message, MsgType, RcomType
-from dlm_campaign import Campaign
-from dlm_net import Broken
 
 RUNS = 40
 STEPS = 1500

@@ -1,15 +1,15 @@
-"""Two to four lockspaces as a state machine: hypothesis chooses each packet, operation and crash, and shrinks what fails."""
+"""Two to four lockspaces as a state machine: hypothesis chooses every step, and shrinks what fails."""
 
 from __future__ import annotations
 
 from collections import deque
 
+from dlm_net import Lock, Net
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from dlm.core.packets import Flag, LockMode
-from dlm_net import Lock, Net
 
 NAMES = [b"a", b"name of another resource", b"7"]
 ANY = st.integers(0, 1 << 16)

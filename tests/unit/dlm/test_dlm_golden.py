@@ -1,6 +1,6 @@
 """What a real kernel sends is fed to our engine; what it answers is what the kernel took.
 
-Source: tests/golden/dlm/gfs2_mount.txt (all locks of a GFS2 mount), join_and_lock.txt (recovery with a kernel as low node).
+Source: tests/golden/dlm/gfs2_mount.txt (all locks of a GFS2 mount), join_and_lock.txt (recovery, the kernel is low).
 """
 
 from __future__ import annotations
