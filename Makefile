@@ -68,6 +68,7 @@ test: lint ## everything that CI runs
 	    --durations=15 $(PYTEST_ARGS)
 	$(PY) -m bench --smoke
 	$(PY) -m bench.tools --smoke
+	$(PY) -m bench.messages --smoke
 
 .PHONY: quick
 quick: dev ## the tests that need neither a mount nor a kernel nor half a minute

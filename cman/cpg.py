@@ -19,7 +19,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -138,6 +138,8 @@ class CpgMachine:
         self._place = 0
         self._ring_members: tuple[NodeId, ...] = (me,)
         self._lists: dict[NodeId, tuple[tuple[str, int], ...]] = {}
+        # Members of the ring that do not count any more; they are about to go.
+        self._expelled: frozenset[NodeId] = frozenset()
         self._refused = False
         self._effects: list[GroupEffect] = []
 
@@ -227,10 +229,22 @@ class CpgMachine:
             left = [(m, Reason.NODEDOWN) for m in sorted(self._groups[group]) if m.node in change.left]
             self._alter(group, [], left)
         self._peers &= frozenset(change.members) - frozenset(change.joined)
-        self._lists = {}
+        self._lists, self._expelled = {}, frozenset()
         if not self._synced or self._peers != frozenset(change.members):
             self._synced = False
             self._list_due = True
+
+    def expel(self, nodes: Iterable[NodeId]) -> None:
+        """These members of the ring are about to end: nothing of theirs counts any more, or is ever seen.
+
+        For nodes that come back with a state which the others have given up. To be called at the same place of the
+        order everywhere, before the lists of a new ring are complete.
+        """
+        self._expelled = frozenset(nodes)
+        for group in sorted(self._groups):
+            self._alter(group, [], [(m, Reason.NODEDOWN) for m in sorted(self._groups[group])
+                                    if m.node in self._expelled])
+        self._peers -= self._expelled
 
     def _deliver(self, m: Deliver) -> None:
         try:
@@ -281,13 +295,15 @@ class CpgMachine:
         news: dict[str, list[tuple[Member, Reason]]] = {}
         for node in self._ring_members:
             listed = {(group, Member(node, pid)) for group, pid in self._lists[node]}
+            if node in self._expelled:
+                continue
             if node in self._peers:
                 known = {(group, m) for group in self._groups for m in self._groups[group] if m.node == node}
                 assert listed == known, f"node {node} lists {sorted(listed)}, we know {sorted(known)}"
                 continue
             for group, member in sorted(listed):
                 news.setdefault(group, []).append((member, Reason.NODEUP))
-        self._synced, self._peers, self._lists = True, frozenset(self._ring_members), {}
+        self._synced, self._peers, self._lists = True, frozenset(self._ring_members) - self._expelled, {}
         for group in sorted(news):
             self._alter(group, news[group], [])
 

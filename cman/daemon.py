@@ -27,6 +27,7 @@ from cman.ccs import spread, store
 from cman.ccs.load import Config
 from cman.ccs.problems import ConfigError
 from cman.handlers import Handlers
+from cman.logs import start_log
 from cman.network import NetworkError, Place, find_me, locate
 from cman.node import Changed, Effect, Ended, Log, NodeMachine, State
 from cman.notify import notify
@@ -184,32 +185,6 @@ class Daemon:
                 self._handlers.begin_leave(remove=False)
 
 
-class Formatter(logging.Formatter):
-    """The lines of the guide: "Aug 24 03:00:17 web2 cman[2689]: [TOTEM] entering GATHER state"."""
-
-    def __init__(self, node: str, stamped: bool) -> None:
-        super().__init__(datefmt="%b %d %H:%M:%S")
-        self._head = f" {node} cman[{os.getpid()}]: "
-        self._stamped = stamped
-
-    def format(self, record: logging.LogRecord) -> str:
-        part = record.name.rpartition(".")[2].upper()
-        level = "" if record.levelno < logging.WARNING else f"<{record.levelname.lower()}> "
-        head = self.formatTime(record, self.datefmt) + self._head if self._stamped else ""
-        text = f"{head}[{part}] {level}{record.getMessage()}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
-
-
-def start_log(node: str, debug: bool) -> None:
-    """To the standard error; under systemd the journal has time and name already."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(Formatter(node, "JOURNAL_STREAM" not in os.environ))
-    logger = logging.getLogger("cman")
-    logger.handlers[:] = [handler]
-    logger.propagate = False
-    logger.setLevel(logging.DEBUG if debug else logging.INFO)
-
-
 def prefer_us() -> None:
     """Membership must not wait behind other work: real-time priority where the kernel grants it."""
     try:
@@ -229,6 +204,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("-k", "--key", type=Path, metavar="FILE", help="instead of the configuration's")
     p.add_argument("-P", "--no-priority", action="store_true", help="no real-time priority")
     p.add_argument("-d", "--debug", action="store_true", help="log what developers want to know")
+    p.add_argument("--syslog", action="store_true", help="log to syslog, too")
     p.add_argument("--socket", type=Path, default=socket_path(), metavar="PATH", help="default: %(default)s")
     p.add_argument("--state", type=Path, default=Path(os.environ.get("CMAN_STATE_DIR") or STATE_DIRECTORY),
                    metavar="DIRECTORY", help="default: %(default)s")
@@ -275,7 +251,7 @@ def transport_settings(config: Config, place: Place, options: argparse.Namespace
 def serve(options: argparse.Namespace, config: Config) -> int:
     """Exit status: 0 after a leave in order."""
     me = find_me(config, options.node_name, socket.gethostname())
-    start_log(me.name, options.debug)
+    start_log(me.name, options.debug, options.syslog)
     if not options.no_priority:
         prefer_us()
     place = locate(config, me)
@@ -294,7 +270,7 @@ def serve(options: argparse.Namespace, config: Config) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = parser().parse_args(argv)
-    start_log(socket.gethostname(), options.debug)
+    start_log(socket.gethostname(), options.debug, options.syslog)
     try:
         return serve(options, store.load_file(options.config))
     except (ConfigError, NetworkError, StateError, Unstartable) as e:

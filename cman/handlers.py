@@ -59,7 +59,6 @@ class Handlers:
 
     def __init__(self, owner: Owner, clients: Mapping[int, Client]) -> None:
         self._owner, self._clients = owner, clients
-        self._dirty = False
         self._released = trio.Event()
         self._told: Cluster | None = None
 
@@ -79,7 +78,7 @@ class Handlers:
     def _now(self) -> Cluster:
         ports = sorted({0} | {p for c in self._clients.values() for p in c.subsystems.values() if p is not None})
         # cman itself counts as one.
-        return self._owner.node.cluster(1 + len(self.in_use()), ports, self._dirty, self._owner.multicast_address(),
+        return self._owner.node.cluster(1 + len(self.in_use()), ports, self._owner.multicast_address(),
                                         self._owner.addresses)
 
     async def cluster(self, client: Client, arguments: Arguments) -> Mapping[str, object]:
@@ -224,7 +223,7 @@ class Handlers:
         if len(client.subsystems) >= protocol.SUBSYSTEMS_PER_CLIENT_MAX:
             raise CmanError(protocol.BUSY, f"{len(client.subsystems)} subsystems are registered already")
         client.subsystems[name] = port
-        self._dirty = True
+        self._owner.node.dirty = True
         self.changed()
         return _NOTHING
 

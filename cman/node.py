@@ -9,6 +9,13 @@ Every payload that totem carries begins with a byte that says whose it is:
        {"t": "state", "view": n, "out": [id], "expected": n or None, "uncounted": [id], "votes": {id: n}}
                                              what a quorate component knows, for those who come into it
        {"t": "fenced", "node": id, "by": agent}
+       {"t": "life", "view": n, "ring": [seq, rep], "quorate": bool, "dirty": bool}   where the sender comes from
+
+Rings that meet. A node that was away and kept state (locks, a mounted file system) cannot simply go on: the others may
+have recovered from its loss. So whenever somebody joins, all say from which ring they come; of these rings one goes
+on: the one that was quorate, of several the newest (the others did not notice that they were left behind). Members
+of any other that are `dirty`, which is that a subsystem is or was registered, end. The messages stand in the order
+before the lists by which groups are joined, so no group ever sees such a node again.
 
  start -> JOINING -- all members of the ring agree on the configuration --> MEMBER -- leave() --> LEAVING -> ended
 
@@ -43,6 +50,15 @@ class State(enum.Enum):
     JOINING = "Joining"
     MEMBER = "Cluster-Member"
     LEAVING = "Leaving"
+
+
+@dataclass(frozen=True, slots=True)
+class _Life:
+    """Where a member comes from."""
+
+    ring: tuple[int, int]
+    quorate: bool
+    dirty: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +108,10 @@ class NodeMachine:
         # Before this ring: who was not learns from who was.
         self._was_quorate = False
         self._learn = False
+        # A subsystem of this node has had state in the cluster.
+        self.dirty = False
+        self._ring = totem.RingId(0, me)
+        self._lives: dict[int, _Life] = {}
         self._effects: list[Effect] = []
 
     # Inputs of the owner
@@ -170,10 +190,10 @@ class NodeMachine:
         """Whether clients may join groups: this node is a member and knows the cluster's configuration."""
         return self.state is State.MEMBER
 
-    def cluster(self, subsystems: int, ports: list[int], dirty: bool, multicast: str,
+    def cluster(self, subsystems: int, ports: list[int], multicast: str,
                 addresses: Mapping[int, str]) -> Cluster:
         config, node = self.config, self.config.node_by_id(self.me)
-        flags = ["2node"] * config.flag("cman", "two_node") + ["Dirty"] * dirty
+        flags = ["2node"] * config.flag("cman", "two_node") + ["Dirty"] * self.dirty
         return Cluster(
             config.name, config.cluster_id, config.version, self._generation, self.state.value, list(self._members),
             self.quorum.expected_votes, self.quorum.config.qdisk_votes if self.quorum.qdisk_alive else 0,
@@ -236,6 +256,8 @@ class NodeMachine:
             case totem.Deliver(sender, payload):
                 self._deliver(sender, payload, effect, now_ns)
             case totem.ConfigChange():
+                if effect.kind is totem.Kind.REGULAR:
+                    self._say_life(effect, now_ns)
                 self.groups.totem(effect, now_ns)
                 if effect.kind is totem.Kind.REGULAR:
                     self._ring_changed(effect, now_ns)
@@ -257,6 +279,32 @@ class NodeMachine:
             self._receive_control(sender, rest, now_ns)
         else:
             self._log("CMAN", f"{self.name_of(sender)} sent a payload of unknown kind {kind!r}", warning=True)
+
+    def _say_life(self, change: totem.ConfigChange, now_ns: int) -> None:
+        """Before anything else of the new ring."""
+        self._lives = {}
+        if change.joined:
+            self._send(CONTROL + msgpack.packb({
+                "t": "life", "view": change.ring_id.seq, "ring": list(self._ring), "quorate": self._was_quorate,
+                "dirty": self.dirty}), now_ns)
+        self._ring = change.ring_id
+
+    def _receive_life(self, sender: int, message: dict[str, Any]) -> None:
+        if message["view"] != self._generation or sender not in self._members:
+            return
+        seq, rep = message["ring"]
+        self._lives[sender] = _Life((int(seq), int(rep)), bool(message["quorate"]), bool(message["dirty"]))
+        if len(self._lives) < len(self._members):
+            return
+        goes_on = max((life.quorate, life.ring) for life in self._lives.values())[1]
+        stale = [n for n in self._members if self._lives[n].dirty and self._lives[n].ring != goes_on]
+        for nodeid in stale:
+            self._log("CMAN", f"node {self.name_of(nodeid)} was away and comes back with state: it has to start anew",
+                      warning=True)
+        if self.me in stale:
+            self._end("was away from the cluster and has state of before (subsystems): start it anew")
+        elif stale:
+            self.groups.expel(stale)
 
     def _ring_changed(self, change: totem.ConfigChange, now_ns: int) -> None:
         """A new membership."""
@@ -358,6 +406,8 @@ class NodeMachine:
                         tuple(int(n) for n in message["out"]),
                         None if expected is None else _votes(expected, VOTES_MAX * NODES_MAX),
                         tuple(int(n) for n in message["uncounted"])))
+            case "life":
+                self._receive_life(sender, message)
             case "fenced":
                 nodeid, agent = int(message["node"]), str(message["by"])[:255]
                 self.roster.fenced(nodeid, agent, self._wall_s())

@@ -69,11 +69,12 @@ class NodeRig:
                                                    f"{done.stdout}{done.stderr}")
         return done
 
-    def start(self) -> None:
+    def start(self, *, realtime: bool = False) -> None:
         if self.daemon is not None:
             self.daemon.wait(LIMIT_S)
         log = (self.folder / "cman.log").open("ab")
-        self.daemon = subprocess.Popen([*self.rig.enter(self.holder), str(self.rig.bin / "cman"), "-P"],
+        self.daemon = subprocess.Popen([*self.rig.enter(self.holder), str(self.rig.bin / "cman"),
+                                        *([] if realtime else ["-P"])],
                                        env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         log.close()
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import stat
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,24 @@ def test_a_killed_node_is_noticed_and_comes_back(ring: Rig) -> None:
     assert "       Node has not been fenced" in one.run("cman_tool", "nodes", "-f").stdout
     three.start()
     ring.wait_members(ring.nodes)
+
+
+def test_a_node_that_was_frozen_does_not_go_on_with_its_state(ring: Rig) -> None:
+    one, two, three = ring.nodes
+    three.kill(signal.SIGSTOP)
+    ring.wait_members([one, two])
+    three.kill(signal.SIGCONT)
+    ring.wait_members(ring.nodes)       # nothing was in use there
+    with Asker(three.socket) as cman:
+        cman.ask("register", subsystem="gfs2:my-gfs2")
+        three.kill(signal.SIGSTOP)
+        ring.wait_members([one, two])
+        three.kill(signal.SIGCONT)
+        cman.wait_closed(time.monotonic() + 30)
+    assert three.daemon is not None
+    assert three.daemon.wait(30) == 1
+    assert "has state of before" in three.log()
+    ring.wait_members([one, two])
 
 
 def test_leave_and_rejoin(ring: Rig) -> None:

@@ -115,7 +115,7 @@ def _quorate(state: Cluster) -> bool:
 def join(words: Words) -> None:
     from rhcs_tools.launch import NotStarted, start  # loads what no other operation needs
 
-    deadline, arguments = words.deadline, []
+    deadline, arguments = words.deadline, ["--syslog"]
     for option, long in (("-n", "--node-name"), ("-o", "--node-name"), ("-m", "--multicast"), ("-p", "--port"),
                          ("-v", "--votes"), ("-e", "--expected"), ("-k", "--key"), ("-C", "--config")):
         if (value := words.value(option)) is not None:

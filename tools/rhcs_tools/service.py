@@ -68,7 +68,7 @@ def _start_cman() -> None:
     if _alive():
         return
     try:
-        start("cman")
+        start("cman", ["--syslog"])
     except NotStarted as e:
         raise Step(f"{e}\n(see {log_path('cman')})") from None
 
@@ -154,6 +154,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0 if words else 1
     name, action = words[0], words[1] if len(words) == 2 else ""
     if name not in SERVICES:
+        script = Path("/etc/init.d") / name
+        if "/" not in name and os.access(script, os.X_OK):
+            os.execv(script, [os.fspath(script), *words[1:]])
         for other in _others():
             os.execv(other, [other, *words])
         print(f"{name}: unrecognized service", file=sys.stderr)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from guide_conf import GUIDE, changed
 from cman import network
 from cman.ccs.load import load
 from cman.daemon import Unstartable, cluster_key, transport_settings
+from cman.logs import Syslog
 from cman.network import NetworkError, Place, find_me, locate
 from cman.state import StateDirectory, StateError
 
@@ -108,3 +111,23 @@ def test_where_packets_go() -> None:
         transport_settings(CONFIG, place, options(multicast="10.0.0.1"))
     with pytest.raises(Unstartable, match="same address"):
         transport_settings(CONFIG, Place(CONFIG.nodes[0], dict.fromkeys((1, 2, 3, 4), "10.0.0.1")), options())
+
+
+def test_syslog_that_hangs_stops_nothing(tmp_path: Path) -> None:
+    path = os.fspath(tmp_path / "log")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon:
+        daemon.bind(path)
+        handler = Syslog(path)
+        record = logging.LogRecord("cman.TOTEM", logging.WARNING, "", 0, "token %s", ("lost",), None)
+        for _ in range(5000):           # more than its socket holds
+            handler.emit(record)
+        assert daemon.recv(4096).decode() == f"<28>cman[{os.getpid()}]: [TOTEM] <warning> token lost"
+    os.unlink(path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as daemon:
+        daemon.bind(path)
+        handler.emit(record)            # finds that it has to connect anew
+        handler.emit(record)
+        assert b"token lost" in daemon.recv(4096)
+    handler.close()
+    with pytest.raises(OSError, match="No such file"):
+        Syslog(os.fspath(tmp_path / "nothing"))

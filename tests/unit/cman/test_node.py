@@ -29,6 +29,7 @@ class Net:
         self.told: dict[int, list[Effect]] = {}
         self.ended: dict[int, str] = {}
         self.count = 0
+        self.apart: set[int] = set()        # nodes that hear only each other
         for nodeid in nodeids:
             self.add(nodeid)
 
@@ -62,7 +63,7 @@ class Net:
                 self.told[nodeid].append(effect)
 
     def send(self, source: int, to: int, data: bytes) -> None:
-        if source != to:
+        if source != to and (source in self.apart) == (to in self.apart):
             self.count += 1
             self.packets.append((self.now + DELAY_NS, self.count, source, to, data))
 
@@ -112,7 +113,7 @@ def net() -> Net:
 
 def test_joining_ends_in_one_membership(net: Net) -> None:
     assert net.numbers() == {(4, 4, 3, True)}
-    status = net.nodes[4].cluster(1, [0], False, "239.192.221.146", {4: "192.168.12.230"})
+    status = net.nodes[4].cluster(1, [0], "239.192.221.146", {4: "192.168.12.230"})
     assert (status.state, status.members, status.config_version) == ("Cluster-Member", [1, 2, 3, 4], 35)
     assert (status.node_name, status.nodeid, status.addresses) == ("web1", 4, ["192.168.12.230"])
     rows = net.nodes[1].nodes({4: "192.168.12.230"})
@@ -159,6 +160,38 @@ def test_votes_set_by_hand_reach_those_who_come(net: Net) -> None:
     net.add(4)
     net.run(3000)
     assert net.numbers() == {(8, 8, 5, True)}
+
+
+@pytest.mark.parametrize("side", [{4}, {1, 2}, {2, 3, 4}])
+def test_who_was_away_with_state_has_to_start_anew(net: Net, side: set[int]) -> None:
+    for node in net.nodes.values():
+        node.dirty = True
+        node.join_group("locks", 1, net.now)
+    net.run(300)
+    net.apart = side
+    net.run(3000)
+    quorate = {n for n, node in net.nodes.items() if node.quorum.quorate}
+    assert quorate in (set(), side, {1, 2, 3, 4} - side)
+    for told in net.told.values():
+        told.clear()
+    net.apart = set()
+    net.run(3000)
+    # Of two halves neither was quorate: one of them goes on, the same in the eyes of all.
+    stays = quorate or ({1, 2} if 1 in net.nodes else {3, 4})
+    assert set(net.nodes) == stays
+    assert all("start it anew" in why for why in net.ended.values())
+    for nodeid in stays:
+        came = [m.node for e in net.told[nodeid] if isinstance(e, cpg.GroupChange) for m, _ in e.joined]
+        assert came == [], "no group has seen those again"
+
+
+def test_who_was_away_without_state_comes_back(net: Net) -> None:
+    net.apart = {4}
+    net.run(3000)
+    net.apart = set()
+    net.run(3000)
+    assert net.numbers() == {(4, 4, 3, True)}
+    assert not net.ended
 
 
 def test_kill_ends_only_the_victim(net: Net) -> None:
