@@ -41,11 +41,15 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """Who is in the group from here on. A join or a loss of several nodes may come as one change."""
+    """Who is in the group from here on. A join or a loss of several nodes may come as one change.
+
+    view names it: the same numbers on all members, and never used again in this group.
+    """
 
     members: tuple[Member, ...]
     joined: tuple[tuple[Member, Reason], ...]
     left: tuple[tuple[Member, Reason], ...]
+    view: tuple[int, int, int] = (0, 0, 0)      # of the ring its seq and representative, and the place in its order
 
 
 Event = Delivered | Configuration
@@ -72,6 +76,13 @@ def _member(told: Any) -> Member:
         raise ProtocolError("a member must be a pair of numbers") from None
 
 
+def _view(told: Any) -> tuple[int, int, int]:
+    if told is None:
+        return (0, 0, 0)
+    seq, rep, place = told
+    return int(seq), int(rep), int(place)
+
+
 def _event(told: Message) -> Event:
     if told["event"] == "deliver":
         data = told.get("data")
@@ -81,7 +92,7 @@ def _event(told: Message) -> Event:
     try:
         return Configuration(tuple(_member(m) for m in told["members"]),
                              tuple((_member(m), Reason(r)) for m, r in told["joined"]),
-                             tuple((_member(m), Reason(r)) for m, r in told["left"]))
+                             tuple((_member(m), Reason(r)) for m, r in told["left"]), _view(told.get("view")))
     except (KeyError, TypeError, ValueError) as e:
         raise ProtocolError(f"a configuration without {e}") from None
 

@@ -241,6 +241,7 @@ class CpgMachine:
         order everywhere, before the lists of a new ring are complete.
         """
         self._expelled = frozenset(nodes)
+        self._place += 1            # a view of its own
         for group in sorted(self._groups):
             self._alter(group, [], [(m, Reason.NODEDOWN) for m in sorted(self._groups[group])
                                     if m.node in self._expelled])

@@ -210,7 +210,8 @@ class Handlers:
                     "event": "configuration", "group": effect.group, "me": [self._owner.node.me, number],
                     "members": [list(m) for m in effect.members],
                     "joined": [[list(m), int(r)] for m, r in effect.joined],
-                    "left": [[list(m), int(r)] for m, r in effect.left]}))
+                    "left": [[list(m), int(r)] for m, r in effect.left],
+                    "view": [*effect.ring_id, effect.place]}))
 
     # Subsystems and the end
 

@@ -309,6 +309,7 @@ def test_how_clients_go(ring: Rig) -> None:
                 if isinstance(event := await stay.next(), Configuration):
                     changes.append(event)
         told = [(c.joined, c.left) for c in changes]
+        assert len({c.view for c in changes}) == len(changes), "each view has a name of its own"
         assert told[0] == (((lost.me, Reason.JOIN),), ())
         assert told[2] == ((), ((leaver.me, Reason.LEAVE),))
         assert sorted([told[4][1][0], told[5][1][0]]) == sorted(
