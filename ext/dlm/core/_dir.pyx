@@ -25,7 +25,7 @@ cdef int find_tossed(dlm_ls* ls, dlm_rsb* r, bint from_local, bint from_dir, bin
             r.nodeid = 0
             r.flags &= ~<uint32_t>RSB_MASTER_UNCERTAIN
             r.first_lkid = 0
-        elif from_local:
+        elif from_local and r.master_nodeid:
             r.flags |= RSB_MASTER_UNCERTAIN
             r.first_lkid = 0
     untoss_rsb(ls, r)

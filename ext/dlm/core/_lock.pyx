@@ -280,6 +280,10 @@ cdef void confirm_master(dlm_ls* ls, dlm_rsb* r, int error) noexcept nogil:
         dl_del(&lkb.lookup)
         r.first_lkid = lkb.id
         request_again(ls, r, lkb)
+        if r.nodeid == 0:
+            # It needed nobody's answer: neither do the rest.
+            r.first_lkid = 0
+            process_lookup_list(ls, r)
 
 
 cdef void finish_convert(dlm_ls* ls, dlm_rsb* r, dlm_lkb* lkb, int result, const wmsg* m) noexcept nogil:

@@ -9,7 +9,7 @@ from dlm.core._engine cimport (LKB_MSTCPY, LKB_OVERLAP_CANCEL, LKB_OVERLAP_UNLOC
                                LKF_VALBLK, MODE_CW, MODE_IV, MODE_NL, MODE_PR, REQUESTQUEUE_MAX, SBF_ALTMODE,
                                SBF_DEMOTED,
                                STS_CONVERT, STS_GRANTED, STS_WAITING, dlm_packet, dlm_rsb, down_conversion,
-                               is_master_copy, is_overlap, is_process_copy)
+                               is_master, is_master_copy, is_overlap, is_process_copy)
 from dlm.core._grant cimport grant_lock_pc, grant_pending_locks, queue_bast, queue_cast, remove_lock_pc, revert_lock
 from dlm.core._lock cimport (confirm_master, do_cancel, do_convert, do_convert_effects, do_request,
                              do_request_effects, do_unlock, finish_convert, process_lookup_list, remove_from_waiters,
@@ -310,7 +310,8 @@ cdef void receive_lookup_reply(dlm_ls* ls, const wmsg* m) noexcept nogil:
         put_lkb(ls, lkb)
     else:
         request_again(ls, r, lkb)
-    if ours:
+    if is_master(r):
+        r.first_lkid = 0
         process_lookup_list(ls, r)
     put_lkb(ls, lkb)
     put_rsb(ls, r)

@@ -402,7 +402,7 @@ cdef void toss_rsb(dlm_ls* ls, dlm_rsb* r) noexcept nogil:
     r.flags &= ~<uint32_t>RSB_VALNOTVALID
     ls.toss_count += 1
     # A directory entry for another master stays until that one sends REMOVE; it never comes of age.
-    if r.dir_nodeid != ls.our_nodeid or r.master_nodeid == ls.our_nodeid:
+    if r.dir_nodeid != ls.our_nodeid or r.master_nodeid == ls.our_nodeid or r.master_nodeid == 0:
         dl_add_tail(&ls.tossed, &r.toss)
 
 
