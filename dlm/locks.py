@@ -210,6 +210,7 @@ class Lockspace:
         self.on_event = on_event
         self.generation = 0
         self.slots: dict[int, int] = {}         # node id: slot, from 1
+        self.control: object = None             # who decides on the members, for tools that look
         self.event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._waits: dict[int, _Wait] = {}
         self._locks: dict[int, Lock] = {}
@@ -318,7 +319,8 @@ class Lockspace:
             now_ns = time.monotonic_ns()
             self.machine.handle_timer(now_ns)
             due_ns = self.machine.next_timer()
-            limit_s = RUNNING_TICK_S if self.machine.running else RECOVERY_TICK_S
+            # During recovery a reader's thread may bring the next question nearer; while it is stopped nothing is due.
+            limit_s = RUNNING_TICK_S if self.machine.running or self.machine.phase == "stopped" else RECOVERY_TICK_S
             if due_ns is not None:
                 limit_s = min(limit_s, max(0.001, (due_ns - now_ns) / 1e9))
             tick = self._tick

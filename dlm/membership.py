@@ -181,15 +181,21 @@ class Membership:
         """The nodes whose READY has not come."""
         return sorted({m.node_id for m in self.members if m not in self._ready}) if self.phase != "running" else []
 
-    def configuration(self, members: Iterable[Member], left: Iterable[tuple[Member, str]]) -> list[Effect]:
+    def configuration(self, members: Iterable[Member], left: Iterable[tuple[Member, str]],
+                      joined: Iterable[Member] = ()) -> list[Effect]:
         """A change of the group. `left`: with why: "leave" (in order), "process" (it died) or "node" (so did its node).
 
-        Raises ControlError when two processes of one node are in.
+        Raises ControlError when another process of this node was here first: this one has to go. Until it has gone
+        nobody starts.
         """
+        first_time, joined = not self.members, set(joined)
         self.members = tuple(sorted(members))
         nodes = [m.node_id for m in self.members]
-        if len(set(nodes)) != len(nodes) or len(nodes) > MEMBERS_MAX:
-            raise ControlError(f"more than one process of a node, or too many nodes, in one lockspace: {nodes}")
+        if len(nodes) > MEMBERS_MAX:
+            raise ControlError(f"{len(nodes)} members of a lockspace, at most {MEMBERS_MAX}")
+        if first_time and any(m.node_id == self.me.node_id and (m not in joined or m < self.me)
+                              for m in self.members if m != self.me):
+            raise ControlError(f"another process of node {self.me.node_id} is a member of this lockspace")
         for member, why in left:
             if why == "leave":
                 self._losses.left[member.node_id] = None
@@ -201,7 +207,7 @@ class Membership:
         self._ready.clear()
         self.phase = "stopped"
         effects: list[Effect] = [StopLocking()]
-        if self.members and self.members[0] == self.me:
+        if self.members and self.members[0] == self.me and len(set(nodes)) == len(nodes):
             effects.append(Say(pack(Begin(self._rng.randrange(1, 1 << NUMBER_BITS)))))
         return effects
 

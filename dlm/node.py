@@ -37,6 +37,7 @@ class DlmNode:
         self._rng = rng
         self._scopes: dict[str, trio.CancelScope] = {}
         self._members: dict[str, dict[int, int]] = {}       # lockspace: node id: incarnation
+        self._addresses: dict[str, dict[int, wire.Node]] = {}
         self._strange_logged = 0
 
     @property
@@ -104,6 +105,19 @@ class DlmNode:
             before[node_id] = now[node_id]
         space.start(list(nodes), left=left)
 
+    def know(self, name: str, nodes: Iterable[wire.Node]) -> None:
+        """Where the members of this lockspace are to be found. Those who left stay known: their FIN is answered."""
+        self._addresses.setdefault(name, {}).update({n.node_id: n for n in nodes})
+        self.transport.set_nodes({i: n for of in self._addresses.values() for i, n in of.items()}.values())
+
+    def expect(self, node_id: int) -> None:
+        """A node joins that no lockspace here counts as a member: what an earlier life of it left is forgotten.
+
+        To be called before it can know of us, since it begins to count anew.
+        """
+        if self.transport.knows(node_id) and not any(node_id in m for m in self._members.values()):
+            self.transport.forget(node_id)
+
     def lose(self, space: Lockspace, node_id: int) -> None:
         """A member failed: nothing more is heard from it or said to it, long before recovery begins."""
         if self._members[space.name].pop(node_id, None) is not None and self.transport.knows(node_id):
@@ -116,13 +130,16 @@ class DlmNode:
             del self.lockspaces[name]
             space.close("its process ends")
 
-    async def leave(self, space: Lockspace) -> None:
+    async def leave(self, space: Lockspace, in_order: bool = True) -> None:
         """Take a lockspace away, whose group has been left; with the last one, part from the other nodes."""
         members = self._members.pop(space.name)
+        self._addresses.pop(space.name, None)
         self._bridge.detach(space.machine)
         self._scopes.pop(space.name).cancel()
         del self.lockspaces[space.name]
         space.close()
+        if not in_order:
+            return
         if self.lockspaces:
             for node_id in members:
                 if self.transport.knows(node_id):

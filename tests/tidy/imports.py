@@ -30,7 +30,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "gfs2py.daemon_observe": ("gfs2py.fuse", "gfs2py.control", "gfs2py.stats", "gfs2py.daemon_log"),
     "gfs2py": (),
     "dlm.core": (),
-    "dlm": ("dlm.core", "cman.client"),
+    "dlm": ("dlm.core", "cman.client", "cman.views", "cman.protocol"),
     "cman": (),
     "rhcs_tools": ("gfs2py", "dlm", "cman"),
     "lab": ("gfs2py", "dlm", "cman", "rhcs_tools"),

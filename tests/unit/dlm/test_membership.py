@@ -216,9 +216,19 @@ def test_everybody_starts_with_the_same(rng: random.Random, case: int) -> None:
 
 
 def test_two_processes_of_one_node() -> None:
-    machine = Membership(Member(1, 1), "10.0.0.1", 21064, 32, 0, rng=random.Random(1))
-    with pytest.raises(ControlError, match="more than one process"):
-        machine.configuration([Member(1, 1), Member(1, 2)], [])
+    """Who came second has to go, or the one with the larger number; until then nobody begins."""
+    def fresh(port: int) -> Membership:
+        return Membership(Member(1, port), "10.0.0.1", 21064, 32, 0, rng=random.Random(1))
+    both = [Member(1, 5), Member(1, 9)]
+    with pytest.raises(ControlError, match="another process of node 1"):
+        fresh(5).configuration(both, [], [Member(1, 5)])
+    with pytest.raises(ControlError, match="another process of node 1"):
+        fresh(9).configuration(both, [], both)
+    assert fresh(5).configuration(both, [], both) == [StopLocking()]
+    there = fresh(5)
+    there.configuration([Member(1, 5)], [], [Member(1, 5)])
+    assert there.configuration(both, [], [Member(1, 9)]) == [StopLocking()]
+    assert len(there.configuration([Member(1, 5)], [(Member(1, 9), "leave")])) == 2
 
 
 def test_different_lock_values_are_refused() -> None:

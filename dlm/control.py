@@ -1,0 +1,282 @@
+"""Lockspaces of a cluster: members through an ordered group of cman; the job of dlm_controld, in the process itself.
+
+The order after a change of members, which no path through this module leaves: locking stops on every member; quorum;
+every lost node fenced; recovery of the lock manager (dlm.membership says when all are ready); locking goes on. Quorum
+is waited for here, fencing in `fenced`, which the fence domain gives: until it is given nobody is waited for.
+
+    async with open_cman() as cman, join(cman, "my-gfs2") as space:
+        async with space.lock("name", LockMode.EX):
+            ...
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import random
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+import trio
+
+from cman import client
+from cman.client import Reason
+from cman.views import Cluster
+from dlm.core import events
+from dlm.core.errors import DlmError
+from dlm.locks import Lockspace, RecoveryEvent
+from dlm.membership import ControlError, Effect, Member, Membership, Prepare, Say, Start, StopLocking
+from dlm.node import DlmNode, open_node
+from dlm.transport import DLM_PORT, Node, TransportError
+
+log = logging.getLogger("dlm.control")
+
+NAME_MAX = 64
+SAY_MAX = 256                   # messages that wait for the group; two are said per change
+LEAVE_LIMIT_S = 10.0
+LOG_LINES_MAX = 200             # of its history that a control keeps for `dlm_tool dump`
+
+Fenced = Callable[[tuple[int, ...]], Awaitable[None]]
+
+
+class JoinRefused(DlmError):
+    """The lockspace cannot be joined; the text says why."""
+
+
+class GroupPort(Protocol):
+    """What is needed of a group; cman.client.Group is one."""
+
+    me: client.Member
+
+    async def mcast(self, data: bytes) -> None: ...
+    async def leave(self) -> None: ...
+    async def next(self) -> client.Event: ...
+
+
+class CmanPort(Protocol):
+    """What is needed of cman; cman.client.Cman is one."""
+
+    async def cluster(self) -> Cluster: ...
+    async def join(self, name: str) -> GroupPort: ...
+    def watch(self) -> contextlib.AbstractAsyncContextManager[trio.MemoryReceiveChannel[Cluster]]: ...
+    def register(self, subsystem: str, port: int | None = None) -> contextlib.AbstractAsyncContextManager[None]: ...
+
+
+def global_id(name: str) -> int:
+    """The number of a lockspace on the wire: the same on all nodes, never 0."""
+    return zlib.crc32(f"dlm:ls:{name}".encode()) or 1
+
+
+def member_of(m: client.Member) -> Member:
+    return Member(m.node, m.pid)
+
+
+REASONS = {Reason.LEAVE: "leave", Reason.PROCDOWN: "process"}
+
+
+class Control:
+    """The membership of one lockspace. Made by `join`."""
+
+    def __init__(self, node: DlmNode, space: Lockspace, group: GroupPort, *, lvb_bytes: int, flags: int,
+                 fenced: Fenced | None, rng: random.Random) -> None:
+        self.node, self.space, self.group = node, space, group
+        self.quorate = False
+        self.history: list[str] = []
+        self.started = trio.Event()
+        self.failed = ""
+        self._fenced = fenced
+        self._machine: Membership | None = None
+        self._make: Callable[[Member], Membership] = lambda me: Membership(
+            me, node.local.address, node.local.port, lvb_bytes, flags, rng=rng)
+        self._quorum = trio.Event()             # replaced at each change
+        self._say, self._said = trio.open_memory_channel[bytes](SAY_MAX)
+        self._preparing: trio.CancelScope | None = None
+        self._nursery: trio.Nursery | None = None
+
+    @property
+    def machine(self) -> Membership | None:
+        return self._machine
+
+    def note(self, text: str) -> None:
+        log.info("lockspace=%s %s", self.space.name, text)
+        self.history.append(text)
+        del self.history[:-LOG_LINES_MAX]
+
+    async def run(self, watch: trio.MemoryReceiveChannel[Cluster]) -> None:
+        """Until the group has been left. Raises ControlError, CmanError when cman ends."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._speak)
+            nursery.start_soon(self._watch, watch)
+            while True:
+                event = await self.group.next()
+                if isinstance(event, client.Configuration):
+                    if any(m == self.group.me for m, _ in event.left):
+                        break
+                    self._configuration(event)
+                elif self._machine is not None:
+                    try:
+                        effects = self._machine.delivered(member_of(event.sender), event.data)
+                    except ControlError as e:
+                        self.note(f"message of node {event.sender.node} dropped: {e}")
+                        continue
+                    self._act(effects)
+            nursery.cancel_scope.cancel()
+
+    async def _speak(self) -> None:
+        async for data in self._said:
+            await self.group.mcast(data)
+
+    async def _watch(self, watch: trio.MemoryReceiveChannel[Cluster]) -> None:
+        async for cluster in watch:
+            if cluster.quorate != self.quorate:
+                self.note("quorate" if cluster.quorate else "quorum lost")
+            self.quorate = cluster.quorate
+            self._quorum.set()
+            self._quorum = trio.Event()
+
+    def _configuration(self, event: client.Configuration) -> None:
+        if self._machine is None:
+            self._machine = self._make(member_of(self.group.me))
+        joined = [m.node for m, _ in event.joined]
+        self.note(f"members {[m.node for m in event.members]}"
+                  + (f" joined {joined}" if joined else "")
+                  + "".join(f" {m.node} {r.name.lower()}" for m, r in event.left))
+        for member, reason in event.left:
+            if reason is not Reason.LEAVE:
+                self.node.lose(self.space, member.node)
+        for node_id in joined:
+            self.node.expect(node_id)
+        self._act(self._machine.configuration(
+            [member_of(m) for m in event.members],
+            [(member_of(m), REASONS.get(r, "node")) for m, r in event.left],
+            [member_of(m) for m, _ in event.joined]))
+
+    def _act(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case StopLocking():
+                    if self._preparing is not None:
+                        self._preparing.cancel()
+                    self.space.stop()
+                case Say():
+                    self._say.send_nowait(effect.data)
+                case Prepare():
+                    assert self._nursery is not None
+                    if self._preparing is not None:
+                        self._preparing.cancel()
+                    self._preparing = trio.CancelScope()
+                    self._nursery.start_soon(self._prepare, effect, self._preparing)
+                case Start():
+                    self._start(effect)
+
+    async def _prepare(self, what: Prepare, scope: trio.CancelScope) -> None:
+        """What must be done before recovery, in this order."""
+        with scope:
+            while not self.quorate:
+                self.note("waits for quorum")
+                await self._quorum.wait()
+            if what.lost and self._fenced is not None:
+                self.note(f"waits for the fencing of {list(what.lost)}")
+                await self._fenced(what.lost)
+            assert self._machine is not None
+            self._act(self._machine.prepared(what.number))
+
+    def _start(self, start: Start) -> None:
+        self.note(f"start generation {start.generation} members {[n.node_id for n in start.nodes]}"
+                  + (f" failed {list(start.failed)}" if start.failed else "")
+                  + (f" left {list(start.left)}" if start.left else ""))
+        self.node.know(self.space.name, [Node(n.node_id, n.address, n.port) for n in start.nodes])
+        self.node.start(self.space, [events.Node(n.node_id, comm_seq=n.incarnation) for n in start.nodes],
+                        left=start.left)
+        self.started.set()
+
+
+async def own_node(cluster: Cluster, name: str) -> Node:
+    """Where this node listens for lock messages. Raises JoinRefused."""
+    if cluster.state != "Cluster-Member":
+        raise JoinRefused(errno.ENOTCONN, f"this node is no member of cluster {cluster.name} ({cluster.state}): "
+                          f"lockspace {name} is not joined")
+    if not cluster.quorate:
+        raise JoinRefused(errno.EAGAIN, f"cluster {cluster.name} is not quorate ({cluster.total_votes} votes, "
+                          f"{cluster.quorum} are needed): lockspace {name} is not joined")
+    if not cluster.addresses:
+        raise JoinRefused(errno.EADDRNOTAVAIL, f"cman knows no address of this node: lockspace {name} is not joined")
+    return Node(cluster.nodeid, cluster.addresses[0], DLM_PORT)
+
+
+@asynccontextmanager
+async def listening(local: Node, rng: random.Random) -> AsyncIterator[DlmNode]:
+    """On the protocol's port, or on any other when another process of this node has it: members tell each other."""
+    async with contextlib.AsyncExitStack() as stack:
+        try:
+            node = await stack.enter_async_context(open_node(local, rng=rng))
+        except TransportError as e:
+            if e.errno != errno.EADDRINUSE:
+                raise
+            node = await stack.enter_async_context(open_node(Node(local.node_id, local.address, 0), rng=rng))
+        yield node
+
+
+@asynccontextmanager
+async def join(cman: CmanPort, name: str, *, lvb_bytes: int = 32, flags: int = 0, fenced: Fenced | None = None,
+               on_event: Callable[[RecoveryEvent], object] | None = None,
+               rng: random.Random | None = None) -> AsyncIterator[Lockspace]:
+    """Be a member of a lockspace while inside; it runs when this is entered.
+
+    name: up to 64 printable characters. fenced: waits until these nodes are fenced. Raises JoinRefused; inside,
+    everything raises Closed when cman ends.
+    """
+    if not 0 < len(name.encode()) <= NAME_MAX or not name.isprintable() or "/" in name:
+        raise JoinRefused(errno.EINVAL, f"{name!r} cannot name a lockspace")
+    rng = rng or random.Random(int.from_bytes(os.urandom(16), "big"))
+    local = await own_node(await cman.cluster(), name)
+    async with listening(local, rng) as node, cman.register(f"dlm:{name}"), cman.watch() as watch:
+        space = node.lockspace(name, global_id(name), lvb_bytes=lvb_bytes, flags=flags, on_event=on_event)
+        group = await cman.join(f"dlm:{name}")
+        control = Control(node, space, group, lvb_bytes=lvb_bytes, flags=flags, fenced=fenced, rng=rng)
+        space.control = control
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_keep, control, watch, space)
+                try:
+                    await control.started.wait()
+                    if control.failed:
+                        raise JoinRefused(errno.EBUSY, f"lockspace {name} is not joined: {control.failed}")
+                    await space.wait_running()
+                    yield space
+                finally:
+                    with trio.move_on_after(LEAVE_LIMIT_S, shield=True):
+                        await _leave(control)
+                    nursery.cancel_scope.cancel()
+        except BaseExceptionGroup as found:
+            if len(found.exceptions) == 1:
+                raise found.exceptions[0] from None
+            raise
+
+
+async def _keep(control: Control, watch: trio.MemoryReceiveChannel[Cluster], space: Lockspace) -> None:
+    """The control's task; whatever ends it early ends the lockspace."""
+    try:
+        await control.run(watch)
+    except* (client.CmanError, ControlError) as found:
+        why = str(found.exceptions[0])
+        control.note(f"given up: {why}")
+        control.failed = why
+        control.started.set()
+        space.stop()
+        space.close(why)
+
+
+async def _leave(control: Control) -> None:
+    """Locks are given up, the group is told, the other nodes are parted from."""
+    if not control.failed:
+        control.space.stop()
+    with contextlib.suppress(client.CmanError):
+        await control.group.leave()
+    # The others do not answer one that they take for dead.
+    await control.node.leave(control.space, in_order=not control.failed)

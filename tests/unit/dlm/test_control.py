@@ -1,0 +1,247 @@
+"""Membership of lockspaces over a cluster in memory, with real sockets between the nodes."""
+
+from __future__ import annotations
+
+import errno
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+
+from cman.client import Reason
+from dlm.control import Control, JoinRefused, global_id, join
+from dlm.core import events
+from dlm.core.packets import LockMode
+from dlm.locks import Closed, Lockspace, WouldBlock
+from dlm_nodes import LIMIT_S, until
+from fake_cman import FakeCluster
+
+PR, EX, NL = LockMode.PR, LockMode.EX, LockMode.NL
+
+
+@dataclass
+class Life:
+    """A process that is in the lockspace until `end`."""
+
+    node: int
+    space: Lockspace | None = None
+    end: trio.Event = field(default_factory=trio.Event)
+    ended: trio.Event = field(default_factory=trio.Event)
+    told: list[object] = field(default_factory=list)
+    fenced: list[tuple[int, ...]] = field(default_factory=list)
+    fence_may: trio.Event = field(default_factory=trio.Event)
+    error: BaseException | None = None
+
+    async def live(self, cluster: FakeCluster, name: str = "test") -> None:
+        async def fence(nodes: tuple[int, ...]) -> None:
+            self.fenced.append(nodes)
+            await self.fence_may.wait()
+        try:
+            async with join(cluster.process(self.node), name, on_event=self.told.append, fenced=fence,
+                            rng=random.Random(self.node)) as space:
+                self.space = space
+                await self.end.wait()
+        except (JoinRefused, Closed) as e:
+            self.error = e
+        finally:
+            self.ended.set()
+
+    @property
+    def lock(self) -> Callable[..., object]:
+        assert self.space is not None
+        return self.space.lock
+
+
+class Scene:
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self.cluster = FakeCluster()
+        self.nursery = nursery
+
+    async def join(self, node: int) -> Lockspace:
+        life = await self.begin(node)
+        await until(lambda: life.space or life.error)
+        assert life.space, life.error
+        return life.space
+
+    async def begin(self, node: int) -> Life:
+        life = Life(node)
+        self.lives = [*getattr(self, "lives", []), life]
+        self.nursery.start_soon(life.live, self.cluster)
+        await trio.lowlevel.checkpoint()
+        return life
+
+    def life(self, space: Lockspace) -> Life:
+        return next(x for x in self.lives if x.space is space)
+
+
+@asynccontextmanager
+async def scene() -> AsyncIterator[Scene]:
+    async with trio.open_nursery() as nursery:
+        made = Scene(nursery)
+        yield made
+        for life in getattr(made, "lives", []):
+            life.end.set()
+
+
+def run(test: Callable[[], Awaitable[None]]) -> None:
+    async def limited() -> None:
+        with trio.fail_after(LIMIT_S):
+            await test()
+    trio.run(limited)
+
+
+def control(space: Lockspace) -> Control:
+    assert isinstance(space.control, Control)
+    return space.control
+
+
+def test_nodes_come_and_go() -> None:
+    async def main() -> None:
+        async with scene() as s:
+            one = await s.join(1)
+            held = await one.lock("a", EX)
+            two = await s.join(2)
+            with pytest.raises(WouldBlock):
+                await two.lock("a", PR, nowait=True)
+            three = await s.join(3)
+            await until(lambda: one.slots == two.slots == three.slots == {1: 1, 2: 2, 3: 3})
+            machines = [control(x).machine for x in (one, two, three)]
+            assert len({m.generation for m in machines if m}) == 1
+            async with three.lock("b", EX):
+                pass
+            s.life(two).end.set()
+            await s.life(two).ended.wait()
+            await until(lambda: one.slots.keys() == three.slots.keys() == {1, 3})
+            assert not any(isinstance(e, events.RecoverSlot) for e in s.life(one).told), "it left, it did not fail"
+            again = await s.join(2)
+            await until(lambda: again.slots.keys() == {1, 2, 3})
+            with pytest.raises(WouldBlock):
+                await again.lock("a", PR, nowait=True)
+            await held.unlock()
+            async with again.lock("a", EX):
+                pass
+    run(main)
+
+
+@pytest.mark.parametrize("reason", [Reason.NODEDOWN, Reason.PROCDOWN])
+def test_a_member_fails(reason: Reason) -> None:
+    """Its locks are given to others after fencing, and only then; a process alone is not fenced."""
+    async def main() -> None:
+        async with scene() as s:
+            one, two, three = [await s.join(n) for n in (1, 2, 3)]
+            await three.lock("a", EX)
+            got = trio.Event()
+
+            async def waiter() -> None:
+                async with one.lock("a", EX):
+                    got.set()
+            s.nursery.start_soon(waiter)
+            s.cluster.kill(3, reason)
+            await until(lambda: control(three).failed)
+            s.life(three).end.set()
+            if reason is Reason.NODEDOWN:
+                await until(lambda: s.life(one).fenced == s.life(two).fenced == [(3,)])
+                s.life(one).fence_may.set()
+                await until(lambda: control(two).machine.waits_for() == [2])     # type: ignore[union-attr]
+                assert not got.is_set()
+                s.life(two).fence_may.set()
+            await got.wait()
+            assert [e.nodeid for e in s.life(one).told if isinstance(e, events.RecoverSlot)] == [3]
+            if reason is Reason.PROCDOWN:
+                assert s.life(one).fenced == []
+            back = await s.join(3)
+            async with back.lock("a", EX):
+                pass
+    run(main)
+
+
+def test_no_quorum_no_lock() -> None:
+    async def main() -> None:
+        async with scene() as s:
+            one = await s.join(1)
+            two = await s.join(2)
+            await two.lock("kept", EX)
+            s.life(one).fence_may.set()
+            s.cluster.set_quorate(False)
+            await until(lambda: not control(one).quorate)
+            s.cluster.kill(2)
+            got = trio.Event()
+
+            async def waiter() -> None:
+                async with one.lock("new", EX):
+                    got.set()
+            await until(lambda: "waits for quorum" in control(one).history)
+            s.nursery.start_soon(waiter)
+            await trio.sleep(0.05)
+            assert not got.is_set()
+            assert s.life(one).fenced == []
+            s.cluster.set_quorate(True)
+            await got.wait()
+            assert s.life(one).fenced == [(2,)]
+    run(main)
+
+
+def test_refusals_say_why() -> None:
+    async def main() -> None:
+        async with scene() as s:
+            s.cluster.set_quorate(False)
+            life = await s.begin(1)
+            await life.ended.wait()
+            assert isinstance(life.error, JoinRefused)
+            assert life.error.errno == errno.EAGAIN
+            assert "cluster test is not quorate (1 votes, 2 are needed)" in str(life.error)
+            s.cluster.set_quorate(True)
+            s.cluster.state = "Joining"
+            life = await s.begin(1)
+            await life.ended.wait()
+            assert "is no member of cluster test (Joining)" in str(life.error)
+            s.cluster.state = "Cluster-Member"
+            for name in ("", "x" * 65, "a/b", "a\n"):
+                with pytest.raises(JoinRefused, match="cannot name a lockspace"):
+                    async with join(s.cluster.process(1), name):
+                        pass
+    run(main)
+
+
+def test_a_second_process_of_a_node() -> None:
+    """It must not be: the newcomer is refused, and those who were there recover without it."""
+    async def main() -> None:
+        async with scene() as s:
+            one = await s.join(1)
+            second = await s.begin(1)
+            await second.ended.wait()
+            assert "another process of node 1" in str(second.error)
+            async with one.lock("a", EX):
+                pass
+    run(main)
+
+
+def test_cman_ends() -> None:
+    async def main() -> None:
+        async with scene() as s:
+            one, two = await s.join(1), await s.join(2)
+            await two.lock("a", EX)
+            errors = []
+
+            async def waiter() -> None:
+                try:
+                    await one.lock("a", EX)
+                except Closed as e:
+                    errors.append(str(e))
+            s.nursery.start_soon(waiter)
+            await trio.sleep(0.05)
+            s.cluster.kill(1)
+            await until(lambda: errors)
+            assert "cman has ended or cut this client off" in errors[0]
+            s.life(two).fence_may.set()
+            await until(lambda: two.slots.keys() == {2})
+    run(main)
+
+
+def test_ids_differ_and_are_never_nought() -> None:
+    ids = [global_id(f"space{i}") for i in range(1000)]
+    assert len(set(ids)) == 1000
+    assert all(0 < i < 1 << 32 for i in ids)
