@@ -70,13 +70,14 @@ class TotemMachine(Membership):
     def submit(self, payload: bytes, now_ns: int) -> bool:
         """Send to all members in agreed order, ourselves included.
 
-        False when the queue is full: a Writable effect tells when there is room again. What was accepted is delivered
-        to this node unless it stops first, though perhaps in a later ring. Raises ValueError for too long a payload.
+        False after leave(), and when the queue is full: a Writable effect tells when there is room again. What was
+        accepted is delivered to this node unless it stops first, though perhaps in a later ring. Raises ValueError for
+        too long a payload.
         """
         if len(payload) > PAYLOAD_BYTES_MAX:
             raise ValueError(f"a payload of {len(payload)} bytes, at most {PAYLOAD_BYTES_MAX}")
         if self.state is State.LEFT:
-            raise ValueError("this node has left the cluster")
+            return False
         if not self.queue.push(payload):
             self.refused = True
             return False

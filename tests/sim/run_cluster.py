@@ -1,4 +1,4 @@
-"""One run of the cluster stack: groups, quorum and fencing over totem, under faults, then in peace."""
+"""One run of the cluster stack: the daemon's machine with groups, quorum and fencing, under faults, then in peace."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from cman.ccs.load import load
 from cman.cpg import CpgMachine
 from cman.quorum import QuorumMachine
 from cman.totem import State
-from sim.checkers import Violation
+from sim.checkers import CRASHES, Violation
+from sim.checkers.conf import ConfChecker
 from sim.checkers.groups import GroupChecker, Key
 from sim.checkers.quorum import QuorumChecker
-from sim.cluster_stack import CMAN_GROUP, ClusterProcess, Fence, Reboot, build_cluster
+from sim.cluster_stack import ClusterProcess, Fence, Reboot, build_cluster, cluster_conf
 from sim.faults import Faults
 from sim.kernel import MS, Kernel, S, SimNode
 from sim.network import Network, NetworkOptions
@@ -41,18 +43,10 @@ class ClusterOutcome:
 
 
 class ClusterFaults(Faults):
-    """As for totem; who leaves says goodbye first and waits until everybody has heard it."""
+    """As for totem; who leaves says goodbye in agreed order first, and is switched off when it has heard itself."""
 
     def leave(self) -> None:
-        node_id = self.one()
-        self.kernel.call(node_id, lambda process, now_ns: process.say_leaving(now_ns))
-        self.kernel.after(300 * MS, self.go, node_id, self.kernel.nodes[node_id].life)
-
-    def go(self, node_id: int, life: int) -> None:
-        if self.kernel.nodes[node_id].life == life:
-            self.kernel.call(node_id, lambda process, now_ns: process.machine.leave(now_ns))
-            self.kernel.power_off(node_id)
-            self.kernel.after(self.lasts(), self.kernel.power_on, node_id)
+        self.kernel.call(self.one(), lambda process, now_ns: process.leave(now_ns))
 
 
 class ClusterRun:
@@ -66,17 +60,22 @@ class ClusterRun:
         self.power: random.Random = stream(seed, "power")
         nodes = list(range(1, self.options.nodes + 1))
         two_node = len(nodes) == 2 and self.power.random() < 0.5
-        build = build_cluster(dict.fromkeys(nodes, 1), self.options.totem, two_node, cpg, quorum)
+        build = build_cluster(len(nodes), self.options.totem, two_node, cpg, quorum)
         self.kernel = Kernel(nodes, build, Network(self.options.network, stream(seed, "network")))
         self.kernel.routes[Fence] = self.fence
         self.kernel.routes[Reboot] = self.reboot
-        self.groups = GroupChecker(ignore=(CMAN_GROUP,))
+        self.groups = GroupChecker()
         self.quorum = QuorumChecker(self.kernel)
+        self.conf = ConfChecker()
+        self.two_node = two_node
+        self.version = 1
         self.kernel.watch(self.groups)
+        self.kernel.watch(self.conf)
         self.kernel.watch(self.quorum)
         self.faults = ClusterFaults(self.kernel, self.options, stream(seed, "faults"))
         self.fenced = 0
         self.loading = True
+        self.updates_refused = 0
 
     # Power
 
@@ -118,25 +117,37 @@ class ClusterRun:
 
     def act(self, node: SimNode, process: ClusterProcess, now_ns: int) -> None:
         """One process joins, talks or leaves."""
-        if process.machine.state is State.LEFT:
+        if not process.node.ready or process.machine.state is State.LEFT:
             return
+        if self.rng.random() < 0.02:
+            self.update(process, now_ns)
         group, pid = self.rng.choice(GROUPS), self.rng.choice(PIDS)
         key: Key = (node.node_id, node.life, pid, group)
         joined = process.joined.setdefault((group, pid), False)
         if not joined:
-            process.cpg.join(group, pid, now_ns)
+            process.node.join_group(group, pid, now_ns)
             process.joined[(group, pid)] = True
         elif self.rng.random() < 0.05:
             if self.rng.random() < 0.5:
-                process.cpg.leave(group, pid, now_ns)
+                process.node.leave_group(group, pid, now_ns)
                 process.joined[(group, pid)] = False
             else:
-                process.cpg.process_gone(pid, now_ns)
+                process.node.process_gone(pid, now_ns)
                 process.joined = {k: v and k[1] != pid for k, v in process.joined.items()}
         else:
             for _ in range(self.rng.randint(1, self.options.burst_max)):
-                if process.cpg.mcast(group, pid, self.groups.payload(key), now_ns):
+                if process.node.mcast(group, pid, self.groups.payload(key), now_ns):
                     self.groups.accepted(key)
+
+    def update(self, process: ClusterProcess, now_ns: int) -> None:
+        """Spread a new configuration: of two at once only one may win."""
+        if process.node.quorum.quorate:
+            self.version += self.rng.randint(0, 1)
+            text = cluster_conf(self.options.nodes, self.version + 1, self.two_node)
+            try:
+                process.node.propose(load(text + b"<!-- %d -->" % process.me), now_ns)
+            except ValueError:
+                self.updates_refused += 1
 
     # The run
 
@@ -146,7 +157,7 @@ class ClusterRun:
             self.start()
             self.kernel.run_for(duration_ns)
             self.make_peace()
-        except AssertionError as error:
+        except CRASHES as error:
             raise Violation(f"seed={self.seed} at {self.kernel.now_ns / S:.6f} s: {error!r}; {self.options}") from error
         kernel = self.kernel
         return ClusterOutcome(self.seed, kernel.now_ns / (3600 * S), kernel.events, self.groups.messages,
@@ -168,14 +179,16 @@ class ClusterRun:
     @staticmethod
     def describe(node: SimNode) -> Any:
         process = node.process
-        return node.node_id, process and (process.machine.state.value, process.members, process.cpg.synced,
-                                          process.active, process.quorum.unconfirmed)
+        return node.node_id, process and (process.machine.state.value, process.node.members, process.node.state.value,
+                                          process.node.groups.synced, process.node.spread.synced, process.active,
+                                          process.node.quorum.unconfirmed)
 
     def at_peace(self) -> bool:
         nodes = self.nodes()
-        return all(n.process is not None and n.process.active and n.process.cpg.synced
-                   and len(n.process.members) == len(nodes) for n in nodes) \
-            and len({str(n.process.cpg.groups()) for n in nodes}) == 1
+        return all(n.process is not None and n.process.active and n.process.node.groups.synced
+                   and len(n.process.node.members) == len(nodes) for n in nodes) \
+            and len({str(n.process.node.groups.groups()) for n in nodes}) == 1 \
+            and len({n.process.node.config.digest for n in nodes}) == 1
 
 
 def run_cluster(seed: int, duration_ns: int, cpg: Callable[..., CpgMachine] = CpgMachine,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from cman.totem import State, TotemMachine
-from sim.checkers import Violation
+from sim.checkers import CRASHES, Violation
 from sim.checkers.limits import check_totem_limits
 from sim.checkers.synchrony import SynchronyChecker
 from sim.faults import Faults
@@ -56,7 +56,7 @@ class TotemRun:
             self.start()
             self.kernel.run_for(duration_ns)
             self.make_peace()
-        except AssertionError as error:
+        except CRASHES as error:
             raise Violation(f"seed={self.seed} at {self.kernel.now_ns / S:.6f} s: {error!r}; {self.options}") from error
         kernel = self.kernel
         return Outcome(self.seed, kernel.now_ns / (3600 * S), kernel.events, self.checker.delivered,

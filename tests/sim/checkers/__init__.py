@@ -3,3 +3,7 @@
 
 class Violation(AssertionError):
     """A rule of the design was broken; the text says which, where and by whom."""
+
+
+# What a machine can die of: reported with the seed, as a broken rule.
+CRASHES = (AssertionError, ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
