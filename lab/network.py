@@ -17,6 +17,7 @@ from lab.topology import NETWORK, SWITCH, SWITCH_ADDRESS, Node, Topology
 BRIDGE = "lab0"
 SWITCH_PORT = "p-switch"
 SWITCH_DEVICE = "switch0"
+SWITCH_MAC = "02:00:c0:a8:0c:fb"
 LOSS_STEPS = 10_000             # a loss is counted in hundredths of a percent
 DELAY_MS_MAX = 10_000.0
 
@@ -111,7 +112,7 @@ def bridge_batch() -> str:
         "link set lo up",
         f"link add {BRIDGE} type bridge stp_state 0 forward_delay 0 mcast_snooping 0",
         f"link set {BRIDGE} up",
-        f"link add {SWITCH_PORT} type veth peer name {SWITCH_DEVICE}",
+        f"link add {SWITCH_PORT} type veth peer name {SWITCH_DEVICE} address {SWITCH_MAC}",
         f"link set {SWITCH_PORT} master {BRIDGE} up",
         f"addr add {SWITCH_ADDRESS}/{NETWORK.prefixlen} dev {SWITCH_DEVICE}",
         f"link set {SWITCH_DEVICE} up", ""])
@@ -152,6 +153,9 @@ def nft_rules(room: Topology, faults: Faults) -> dict[str, object]:
     table = {"family": "bridge", "name": "lab"}
     chain = {"family": "bridge", "table": "lab", "name": "forward", "type": "filter", "hook": "forward", "prio": 0,
              "policy": "accept"}
+    # The bridge is no machine: were the room's own stack to hear it there too, it would answer ARP for the power switch
+    # with the bridge's address, which changes with the ports.
+    deaf = {**chain, "name": "input", "hook": "input", "policy": "drop"}
     rules = [_rule(room, pair) for pair in sorted(faults.cuts)]
     for pair, percent in sorted(faults.losses.items()):
         if pair not in faults.cuts:
@@ -162,4 +166,4 @@ def nft_rules(room: Topology, faults: Faults) -> dict[str, object]:
     # Delayed packets take another way (delay.py): the bridge does not carry them.
     rules += [_rule(room, pair) for pair in sorted(faults.delays) if pair not in faults.cuts]
     return {"nftables": [{"add": {"table": table}}, {"delete": {"table": table}}, {"add": {"table": table}},
-                         {"add": {"chain": chain}}, *rules]}
+                         {"add": {"chain": chain}}, {"add": {"chain": deaf}}, *rules]}

@@ -14,6 +14,7 @@ import pytest
 
 from cluster.rooms import POLL_S, assert_gone, pids_of, wait_until
 from lab import Lab, LabError, guide_topology, remains
+from lab.network import SWITCH_MAC
 from lab.topology import IQN, SWITCH, SWITCH_ADDRESS
 
 pytestmark = pytest.mark.mount
@@ -239,6 +240,13 @@ def fence(room: Lab, action: str, port: str) -> subprocess.CompletedProcess[str]
     text = (f"action={action}\nipaddr={SWITCH_ADDRESS}\npasswd=wti\nport={port}\n"
             "login_timeout=20\nshell_timeout=20\npower_timeout=40\n")
     return room.exec("web1", ["fence_wti"], input=text)
+
+
+def test_the_switch_has_one_address(room: Lab) -> None:
+    """Were the bridge to answer ARP for it as well, switching a port off could move it away from its users."""
+    script = "ip neigh flush all; ping -q -c 1 $0 >/dev/null; ip neigh show $0"
+    shown = room.exec("web1", ["sh", "-c", script, SWITCH_ADDRESS]).stdout.split()
+    assert shown[shown.index("lladdr") + 1] == SWITCH_MAC
 
 
 def test_the_real_fence_agent(whole: Lab) -> None:

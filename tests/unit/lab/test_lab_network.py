@@ -55,13 +55,13 @@ def test_rules_replace_the_table_as_a_whole() -> None:
     faults = Faults().cut([("web1", "web2")]).lose([("web2", "web1"), ("web1", "web2")], 12.5)
     commands = nft_rules(ROOM, faults)["nftables"]
     assert isinstance(commands, list)
-    assert [next(iter(c)) for c in commands[:4]] == ["add", "delete", "add", "add"]
-    rules = [c["add"]["rule"] for c in commands[4:]]
+    assert [next(iter(c)) for c in commands[:5]] == ["add", "delete", "add", "add", "add"]
+    rules = [c["add"]["rule"] for c in commands[5:]]
     # What is cut needs no loss as well.
     assert [r["comment"] for r in rules] == ["web1 to web2", "web2 to web1"]
     assert '"right": 1250' in json.dumps(rules[1])
     assert all(r["expr"][-1] == {"drop": None} for r in rules)
-    assert len(nft_rules(ROOM, Faults())["nftables"]) == 4  # type: ignore[arg-type]
+    assert len(nft_rules(ROOM, Faults())["nftables"]) == 5  # type: ignore[arg-type]
 
 
 def test_a_nodes_own_side() -> None:
