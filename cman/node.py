@@ -309,9 +309,8 @@ class NodeMachine:
     def _ring_changed(self, change: totem.ConfigChange, now_ns: int) -> None:
         """A new membership."""
         self._generation, self._members = change.ring_id.seq, change.members
-        self.roster.changed(self._generation, change.members, change.joined, change.left, self._wall_s())
-        for nodeid in change.left:
-            reason = self.roster.left_reason(nodeid)
+        went = self.roster.changed(self._generation, change.members, change.joined, change.left, self._wall_s())
+        for nodeid, reason in went.items():
             self._log("CMAN", f"node {self.name_of(nodeid)} {reason}", warning=reason == "lost")
         for nodeid in change.joined:
             self._log("CMAN", f"node {self.name_of(nodeid)} joined")

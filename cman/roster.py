@@ -31,28 +31,25 @@ class Roster:
         return self._records.setdefault(nodeid, _Record())
 
     def changed(self, generation: int, members: Sequence[int], joined: Sequence[int], left: Sequence[int],
-                wall_s: int) -> None:
-        """A new ring."""
+                wall_s: int) -> dict[int, str]:
+        """A new ring. How those who left went; some may be back already, in a new life."""
+        went = {}
         for nodeid in left:
             record = self._record(nodeid)
             record.member, record.left_s = False, wall_s
-            record.left_reason, record.leaving = record.leaving or "lost", ""
+            went[nodeid] = record.left_reason = record.leaving or "lost"
+            record.leaving = ""
         for nodeid in joined:
             self._records[nodeid] = _Record(generation, wall_s, True)
         for nodeid in members:
             record = self._record(nodeid)
             if not record.member:
                 self._records[nodeid] = _Record(generation, wall_s, True)
+        return went
 
     def leaving(self, nodeid: int, how: str) -> None:
         """The node will go, and this is how: it is not lost then."""
         self._record(nodeid).leaving = how
-
-    def is_leaving(self, nodeid: int) -> bool:
-        return bool(self._record(nodeid).leaving)
-
-    def left_reason(self, nodeid: int) -> str:
-        return self._record(nodeid).left_reason
 
     def fenced(self, nodeid: int, by: str, wall_s: int) -> None:
         record = self._record(nodeid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -90,6 +91,7 @@ def fill_homes(place: Place, room: Topology) -> None:
     for copy, error in zip(copies, errors, strict=True):
         if copy.returncode:
             raise LabError(f"cannot copy /etc: {error.strip().splitlines()[-1] if error else copy.returncode}")
+    key = secrets.token_hex(64)         # of the cluster: the same on every node, as an administrator copies it
     for node in room.machines:
         home = place.node(node.name)
         _var(home / "var")
@@ -97,6 +99,8 @@ def fill_homes(place: Place, room: Topology) -> None:
             (home / "etc" / name).mkdir(exist_ok=True)
         for name, (mode, text) in etc.files(room, node).items():
             _write(home / name, mode, text)
+        if node.nodeid:
+            _write(home / "etc/cluster/cluster.key", 0o600, key)
         _link(home / "etc/mtab", "../proc/self/mounts")
 
 

@@ -190,6 +190,13 @@ def test_who_was_away_without_state_comes_back(net: Net) -> None:
     net.run(3000)
     net.apart = set()
     net.run(3000)
+    assert "node web1 lost" in net.logs(1)
+    # One that was only held up is in its old ring when the others' ring comes by: they left, and are back.
+    held = net.nodes.pop(4)
+    net.run(3000)
+    net.nodes[4] = held
+    net.run(3000)
+    assert {f"node {name} lost" for name in ("web2", "Mysql1", "Mysql2")} <= set(net.logs(4))
     assert net.numbers() == {(4, 4, 3, True)}
     assert not net.ended
 
