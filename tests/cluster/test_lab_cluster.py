@@ -1,0 +1,36 @@
+"""The cluster of the guide in the lab: the real daemons, started and crashed as a person would."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.rooms import assert_gone, pids_of, wait_until
+from lab import Lab, guide_topology
+
+pytestmark = pytest.mark.mount
+
+
+def members(room: Lab, node: str) -> dict[str, str]:
+    """What `cman_tool nodes` says there: name -> state letter."""
+    out = room.exec(node, ["cman_tool", "nodes"], check=True).stdout
+    return {words[-1]: words[1] for line in out.splitlines()[1:] if len(words := line.split()) >= 3}
+
+
+def test_started_as_a_whole() -> None:
+    with Lab(guide_topology(3, size="16M")) as room:
+        said = room.start_cluster()
+        assert all("Waiting for quorum...                                    [  OK  ]" in s.stdout
+                   for s in said.values())
+        wait_until(lambda: members(room, "web1") == {"web1": "M", "web2": "M", "Mysql1": "M"}, "three members")
+        assert "Cluster Name: mycluster" in room.exec("web2", ["cman_tool", "status"], check=True).stdout
+        room.power("crash", "web2")
+        wait_until(lambda: members(room, "web1")["web2"] == "X", "the loss of web2")
+        room.power("cycle", "web2")
+        room.exec("web2", ["service", "cman", "start"], check=True)
+        wait_until(lambda: members(room, "Mysql1")["web2"] == "M", "its return")
+        # A clean way out of the node.
+        room.exec("web2", ["poweroff"])
+        wait_until(lambda: {m["name"]: m["state"] for m in room.status()["machines"]}["web2"] == "off", "poweroff")
+        wait_until(lambda: members(room, "Mysql1")["web2"] == "X", "web2 to have left")
+        pids = pids_of(room.place)
+    assert_gone(room.place, pids)
