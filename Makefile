@@ -68,6 +68,7 @@ test: lint ## everything that CI runs
 	    --durations=15 $(PYTEST_ARGS)
 	$(PY) -m bench --smoke
 	$(PY) -m bench.tools --smoke
+	$(PY) -m bench.locks --smoke
 	$(PY) -m bench.messages --smoke
 
 .PHONY: quick
@@ -90,6 +91,7 @@ bench: dev ## measure against other file systems: JSON lines and a markdown tabl
 	@ci/bootstrap.sh debs $(DEBS_BENCH)
 	$(VENV)/bin/pytest -q -p no:cacheprovider bench/bench_kernels.py
 	$(PY) -m bench $(BENCH_ARGS)
+	$(PY) -m bench.locks
 
 .PHONY: install
 install: build ## put mount helpers and cluster commands into /sbin, and the systemd units in their place
@@ -100,7 +102,7 @@ install: build ## put mount helpers and cluster commands into /sbin, and the sys
 clean: ## remove what was built (not .venv: `make distclean` does)
 	rm -rf build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .benchmarks
 	find gfs2py cman dlm lab tools bench tests ext -name __pycache__ -prune -exec rm -rf {} +
-	find gfs2py dlm -name '*.so' -delete
+	find gfs2py dlm bench -name '*.so' -delete
 	rm -f $(VENV)/.installed
 
 .PHONY: distclean

@@ -28,6 +28,7 @@ from cman.client import Reason
 from cman.views import Cluster
 from dlm.core import events
 from dlm.core.errors import DlmError
+from dlm.inspect import Server
 from dlm.locks import Lockspace, RecoveryEvent
 from dlm.membership import ControlError, Effect, Member, Membership, Prepare, Say, Start, StopLocking
 from dlm.node import DlmNode, open_node
@@ -100,6 +101,10 @@ class Control:
     @property
     def machine(self) -> Membership | None:
         return self._machine
+
+    def waits_for(self) -> list[int]:
+        """Nodes that are not ready for the next start."""
+        return self._machine.waits_for() if self._machine is not None else []
 
     def note(self, text: str) -> None:
         log.info("lockspace=%s %s", self.space.name, text)
@@ -224,12 +229,13 @@ async def listening(local: Node, rng: random.Random) -> AsyncIterator[DlmNode]:
 
 @asynccontextmanager
 async def join(cman: CmanPort, name: str, *, lvb_bytes: int = 32, flags: int = 0, fenced: Fenced | None = None,
-               on_event: Callable[[RecoveryEvent], object] | None = None,
+               on_event: Callable[[RecoveryEvent], object] | None = None, on_leave: Callable[[], object] | None = None,
                rng: random.Random | None = None) -> AsyncIterator[Lockspace]:
     """Be a member of a lockspace while inside; it runs when this is entered.
 
-    name: up to 64 printable characters. fenced: waits until these nodes are fenced. Raises JoinRefused; inside,
-    everything raises Closed when cman ends.
+    name: up to 64 printable characters. fenced: waits until these nodes are fenced. on_leave: called when
+    `dlm_tool leave` asks for it; without it that is refused. Raises JoinRefused; inside, everything raises Closed when
+    cman ends.
     """
     if not 0 < len(name.encode()) <= NAME_MAX or not name.isprintable() or "/" in name:
         raise JoinRefused(errno.EINVAL, f"{name!r} cannot name a lockspace")
@@ -243,6 +249,7 @@ async def join(cman: CmanPort, name: str, *, lvb_bytes: int = 32, flags: int = 0
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_keep, control, watch, space)
+                await nursery.start(Server(space, on_leave).run)
                 try:
                     await control.started.wait()
                     if control.failed:

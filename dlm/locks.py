@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Generator, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import trio
 
@@ -198,6 +198,15 @@ class _Acquire:
             await self._lock.unlock()
 
 
+class Control(Protocol):
+    """Who decides on the members, as tools look at it."""
+
+    history: list[str]
+    failed: str
+
+    def waits_for(self) -> list[int]: ...
+
+
 class Lockspace:
     """Named locks shared by the members; made by dlm.node or dlm.control. All methods belong to trio's thread.
 
@@ -210,7 +219,7 @@ class Lockspace:
         self.on_event = on_event
         self.generation = 0
         self.slots: dict[int, int] = {}         # node id: slot, from 1
-        self.control: object = None             # who decides on the members, for tools that look
+        self.control: Control | None = None
         self.event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._waits: dict[int, _Wait] = {}
         self._locks: dict[int, Lock] = {}
@@ -347,6 +356,11 @@ class Lockspace:
             self.check()
             if self.machine.broken:
                 raise DlmError(self.machine.broken, f"lockspace {self.name}: {os.strerror(self.machine.broken)}")
+            await self._state.wait()
+
+    async def wait_closed(self) -> None:
+        """Wait until it has been left or lost; `check` then says why."""
+        while self._closed is None:
             await self._state.wait()
 
     def check(self) -> None:

@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 
 from cman.client import Reason
+from cman.protocol import CmanError
 from dlm.control import Control, JoinRefused, global_id, join
 from dlm.core import events
 from dlm.core.packets import LockMode
+from dlm.inspect import askers
 from dlm.locks import Closed, Lockspace, WouldBlock
 from dlm_nodes import LIMIT_S, until
 from fake_cman import FakeCluster
 
 PR, EX, NL = LockMode.PR, LockMode.EX, LockMode.NL
+
+
+@pytest.fixture(autouse=True)
+def run_directory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("DLM_RUN", str(tmp_path / "run"))
+    return tmp_path / "run"
 
 
 @dataclass
@@ -238,6 +249,34 @@ def test_cman_ends() -> None:
             assert "cman has ended or cut this client off" in errors[0]
             s.life(two).fence_may.set()
             await until(lambda: two.slots.keys() == {2})
+    run(main)
+
+
+def test_tools_can_look(run_directory: Path) -> None:
+    """The control socket: what is told, what is refused, and what is left behind (nothing)."""
+    async def main() -> None:
+        async with scene() as s:
+            one, two = await s.join(1), await s.join(2)
+            async with one.lock("a", EX, lvb=True), two.lock("b", PR):
+                assert os.stat(run_directory).st_mode & 0o777 == 0o700
+                found = {a.path.name.split(".")[1]: a for a in askers()}
+                assert sorted(found) == ["1", "2"]
+
+                async def ask(node: str, op: str, **more: object) -> dict[str, Any]:
+                    return await trio.to_thread.run_sync(lambda: found[node].ask(op, **more))
+                told = await ask("1", "describe")
+                assert (told["name"], told["nodeid"], told["members"], told["running"]) == ("test", 1, [1, 2], True)
+                assert told["slots"] == [[1, 1], [2, 2]]
+                names = [r["name"] for r in (await ask("1", "resources"))["resources"]]
+                assert b"a" in names
+                assert names == sorted(names)
+                assert (await ask("1", "resources", after=b"zz"))["resources"] == []
+                assert any("start generation" in x for x in (await ask("2", "history"))["lines"])
+                with pytest.raises(CmanError, match="lockspace test is in use by"):
+                    await ask("1", "leave")
+                with pytest.raises(CmanError, match="no operation 'dance'"):
+                    await ask("1", "dance")
+        assert os.listdir(run_directory) == []
     run(main)
 
 
