@@ -27,7 +27,7 @@ from gfs2py.fuse._nullfs import NullFileSystem
 from gfs2py.fuse._ops import FileSystemHandle
 from gfs2py.fuse._session import Session
 from gfs2py.options import MountOptions, OptionError, parse_options
-from gfs2py.sources import is_url
+from gfs2py.sources import followed, is_url
 
 TYPE_CHECKING = False       # what is not loaded here shortens every mount
 if TYPE_CHECKING:
@@ -436,6 +436,7 @@ def launch(request: MountRequest, verbose: bool = False, narrate: Narrator = pri
 
 def make_request(source: str, target: str, options: MountOptions) -> MountRequest:
     """Check source and mount point as far as it goes without opening them. Raises MountError."""
+    source = followed(source)
     if is_url(source):
         from gfs2py.block.iscsi_url import UrlError, parse_url
 

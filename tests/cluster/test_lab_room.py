@@ -305,7 +305,7 @@ def test_command_line(room: Lab, bin_dir: Path) -> None:
 
 
 def test_iscsi_target() -> None:
-    with Lab(guide_topology(1, disk="iscsi", size="16M")) as room:
+    with Lab(guide_topology(2, disk="iscsi", size="64M")) as room:
         show = ["env", "TGT_IPC_SOCKET=/run/tgtd.ipc", "tgtadm", "-C", "7", "--lld", "iscsi", "--mode", "target",
                 "--op", "show"]
         listing = room.exec("storgae-server", show, check=True).stdout
@@ -314,6 +314,14 @@ def test_iscsi_target() -> None:
         connect = ["bash", "-c", "exec 3<>/dev/tcp/192.168.12.246/3260 && echo connected"]
         assert room.exec("web1", connect).stdout == "connected\n"
         assert room.exec("web1", ["readlink", "/dev/sdb5"]).stdout == f"iscsi://192.168.12.246:3260/{IQN}/1\n"
+        # As typed with any other disk.
+        room.exec("web1", ["mkfs.gfs2", "-O", "-p", "lock_nolock", "-j", "1", "/dev/sdb5"], check=True)
+        room.exec("web1", ["mount", "-t", "gfs2", "/dev/sdb5", "/gfs2"], check=True)
+        room.exec("web1", ["sh", "-c", "echo shared > /gfs2/a && umount /gfs2"], check=True)
+        room.exec("web2", ["mount", "-t", "gfs2", "/dev/sdb5", "/gfs2"], check=True)
+        assert room.exec("web2", ["cat", "/gfs2/a"]).stdout == "shared\n"
+        room.exec("web2", ["umount", "/gfs2"], check=True)
+        room.exec("web1", ["fsck.gfs2", "-n", "/dev/sdb5"], check=True)
         room.exec("storgae-server", ["service", "tgtd", "restart"], check=True)
         assert room.exec("web1", connect).stdout == "connected\n"
         room.disk("web1", cut=True)

@@ -22,6 +22,7 @@ from gfs2py.mkfs.options import (
     MkfsError,
     MkfsOptions,
 )
+from gfs2py.sources import followed
 
 EXTENDED_HELP = """Extended options:
            help  Display this help, then exit
@@ -145,6 +146,7 @@ def options_of(args: argparse.Namespace) -> tuple[MkfsOptions, probe.Topology | 
     topo = parse_extended(args.o, options)
     if args.device is None:
         raise MkfsError("No device specified. Use -h for help")
+    args.device = followed(args.device)
     options.check()
     return options, topo
 
