@@ -13,6 +13,8 @@ import sys
 import time
 from pathlib import Path
 
+from tests.iscsi.tgt import Tgt
+
 COMMAND_TIMEOUT_S = 300
 UMOUNT_TRIES = 100
 DEVICE_FILE_MIB = 512       # at least what the I/O rows use
@@ -120,6 +122,28 @@ class Gfs2py(Peer):
 
     def umount(self) -> None:
         call(BIN / "umount.gfs2", self.root)
+
+
+class Gfs2pyIscsi(Gfs2py):
+    """Ours on a LUN: the same image behind Debian's tgtd on the loopback."""
+
+    name = "gfs2py-iscsi"
+    needs = ("tgtd", "tgtadm")
+
+    def __init__(self, work: Path, size_mib: int) -> None:
+        super().__init__(work, size_mib)
+        self.tgt = Tgt(work, self.image)
+
+    def mkfs(self) -> None:
+        super().mkfs()
+        self.tgt.start()
+
+    def mount(self) -> None:
+        call(BIN / "mount.gfs2", self.tgt.url(), self.root)
+
+    def remove(self) -> None:
+        super().remove()
+        self.tgt.kill()
 
 
 class Ext4Loop(Peer):
@@ -248,4 +272,5 @@ class Null(Gfs2py):
         Path("/proc/sys/vm/drop_caches").write_text("3")
 
 
-PEERS: tuple[type[Peer], ...] = (Gfs2py, Ext4Loop, Fuse2fs, Ntfs3g, Bindfs, PassthroughLL, Null, Device, DeviceDeep)
+PEERS: tuple[type[Peer], ...] = (Gfs2py, Gfs2pyIscsi, Ext4Loop, Fuse2fs, Ntfs3g, Bindfs, PassthroughLL, Null, Device,
+                                 DeviceDeep)

@@ -91,7 +91,8 @@ class Do:
     """What to do with a command. before: it is carried out first.
 
     kinds: "answer" (as it should be), "status", "sense", "drop" (hang up), "silence", "bytes" (send these instead),
-    "short" (half of the data, and GOOD).
+    "short" (half of the data, and GOOD), "later" (carried out, and answered after the next command's answer), "hold"
+    (carried out and answered after the next request of any kind).
     """
 
     kind: str = "answer"
@@ -213,6 +214,8 @@ class Connection:
         self.target, self.disk, self.socket = target, target.disk, s
         self.stat_sn = self.exp_cmd_sn = 1
         self.waiting: dict[int, Command] = {}
+        self.late: list[Command] = []
+        self.held: list[Command] = []
         s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def receive(self, n: int) -> bytes:
@@ -233,7 +236,10 @@ class Connection:
             if opcode in (0x00, 0x01) and not immediate:
                 self.exp_cmd_sn = int.from_bytes(head[24:28], "big") + 1 & NO_TAG
             handlers = {0x00: self.nop, 0x01: self.scsi, 0x03: self.login, 0x05: self.data_out, 0x06: self.logout}
+            held, self.held = self.held, []
             handlers[opcode](head, data)
+            for one in held:
+                self.finish(one, self.carry_out(one))
 
     def send(self, opcode: int, flags: int, tag: bytes, *, data: bytes = b"", status: bool = True,
              **fields: bytes) -> None:
@@ -299,6 +305,7 @@ class Connection:
 
     def execute(self, command: Command) -> None:
         self.target.commands += 1
+        late, self.late = self.late, []
         do = self.target.plan(command)
         if do.before:
             self.carry_out(command)
@@ -315,8 +322,15 @@ class Connection:
             self.socket.sendall(do.raw)
         elif do.kind == "drop":
             raise EOFError
+        elif do.kind == "later":
+            self.carry_out(command)
+            self.late.append(command)
+        elif do.kind == "hold":
+            self.held.append(command)
         else:
             assert do.kind == "silence", do.kind
+        for one in late:
+            self.respond(one, 0)
 
     def finish(self, command: Command, out: bytes | None) -> None:
         if out is None:

@@ -239,6 +239,33 @@ def test_a_flush_that_was_lost_is_repeated_after_the_replay(target: FakeTarget) 
         assert all(target.disk.durable[k * 8192:k * 8192 + 4096] == b"k" * 4096 for k in range(10))
 
 
+def test_a_flush_covers_what_was_acknowledged_before_it_began(target: FakeTarget) -> None:
+    """A write acknowledged while the flush is under way may have come too late for it."""
+    with IscsiDevice(target.url, options=QUICK) as device:
+        device.write(0, b"a" * BLOCK)
+        target.disk.log.clear()
+        target.plan = once(SYNC10, Do("later"))
+        flusher = threading.Thread(target=device.flush)
+        flusher.start()
+        while ("flush", 0, 0) not in target.disk.log:
+            flusher.join(0.01)
+        device.write(BLOCK, b"b" * BLOCK)
+        flusher.join()
+        assert device.status().unflushed_writes == 1
+        target.restart()
+        assert device.read(0, 2 * BLOCK) == b"a" * BLOCK + b"b" * BLOCK
+
+
+def test_a_replay_keeps_the_order_of_overlapping_writes(target: FakeTarget) -> None:
+    """The target carries the first of them out last, if it has others to carry out."""
+    with IscsiDevice(target.url, options=QUICK) as device:
+        device.write(0, b"1" * BLOCK * 4)
+        device.write(BLOCK, b"2" * BLOCK)
+        target.plan = once(WRITE16, Do("hold"))
+        target.restart()
+        assert device.read(0, BLOCK * 3) == b"1" * BLOCK + b"2" * BLOCK + b"1" * BLOCK
+
+
 def test_death_during_the_replay(target: FakeTarget) -> None:
     with IscsiDevice(target.url, options=QUICK) as device:
         for k in range(20):
@@ -263,6 +290,7 @@ def test_too_much_to_keep_is_flushed(target: FakeTarget, rng: random.Random) -> 
     options = IscsiOptions(timeout_s=20, keep_bytes=1 << 20)
     with IscsiDevice(target.url, options=options) as device:
         data = rng.randbytes(6 << 20)
+        target.disk.log.clear()
         device.write(0, data)
         assert device.status().unflushed_bytes <= 1 << 20
         assert ("flush", 0, 0) in target.disk.log

@@ -19,6 +19,9 @@ from gfs2py.block.iscsi_url import parse_portal
 from interop.commands import Commands
 from iscsi.tgt import IQN, Tgt
 
+# Under sanitisers it is left out: tgtd would inherit what is preloaded.
+pytestmark = pytest.mark.interop
+
 SIZE = 64 << 20
 KEY_A, KEY_B = 0xA1, 0xB2
 ONLY_REGISTERED = scsi.Reservation.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
