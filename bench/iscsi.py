@@ -72,7 +72,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="gfs2py-bench-", dir=args.dir) as name, ExitStack() as stack:
         work = Path(name)
         write_zeros(work / "image", mib)
-        tgt = stack.enter_context(Tgt(work, work / "image"))
+        tgt = stack.enter_context(Tgt(work, work / "image", large=True))
         devices: dict[str, BlockDevice] = {
             "file": stack.enter_context(FileDevice(work / "image")),
             "iscsi": stack.enter_context(IscsiDevice(tgt.url())),

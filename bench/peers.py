@@ -132,7 +132,7 @@ class Gfs2pyIscsi(Gfs2py):
 
     def __init__(self, work: Path, size_mib: int) -> None:
         super().__init__(work, size_mib)
-        self.tgt = Tgt(work, self.image)
+        self.tgt = Tgt(work, self.image, large=True)
 
     def mkfs(self) -> None:
         super().mkfs()

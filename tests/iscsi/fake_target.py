@@ -7,7 +7,6 @@ connection is served by a thread of its own. What a command meets is decided by 
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import struct
 import threading
@@ -115,6 +114,7 @@ class FakeTarget:
         self.plan: Plan = lambda _: ANSWER
         self.login_status = 0               # class << 8 | detail
         self.login_raw: bytes | None = None
+        self.bend: Callable[[bytearray], bool] | None = None    # change a header; true: hang up soon
         self.logins: list[bytes] = []       # ISIDs
         self.commands = 0
         self.port = 0
@@ -254,7 +254,13 @@ class Connection:
         for name, value in fields.items():
             at = int(name[1:])
             head[at:at + len(value)] = value
+        if self.target.bend is not None and self.target.bend(head):
+            threading.Timer(0.05, self.hang_up).start()
         self.socket.sendall(bytes(head) + data + bytes(-len(data) % 4))
+
+    def hang_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self.socket.shutdown(socket.SHUT_RDWR)
 
     def nop(self, head: bytes, _: bytes) -> None:
         if head[16:20] != b"\xff\xff\xff\xff":
@@ -390,7 +396,3 @@ class Connection:
 def sense(key: int, ascq: int) -> bytes:
     """Fixed-format sense data with its length in front."""
     return struct.pack(">HBBB4xB4xH4x", 18, 0x70, 0, key, 10, ascq)
-
-
-def garbage(n: int, rng_bytes: Callable[[int], bytes] = os.urandom) -> bytes:
-    return rng_bytes(n)

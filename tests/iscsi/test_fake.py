@@ -514,6 +514,36 @@ def test_nonsense_ends_the_session_and_the_work_goes_on(target: FakeTarget, opco
         assert device.read(0, 65536) == (b"y" if opcode == WRITE16 else b"x") * 65536
 
 
+def test_headers_with_wrong_bits(rng: random.Random) -> None:
+    """Whatever a header becomes, each access ends, by itself or by an error, and nothing breaks."""
+    def bend(head: bytearray) -> bool:
+        if head[0] == 0x23 or rng.random() > 0.04:      # logins have their own tests
+            return False
+        for _ in range(rng.randint(1, 3)):
+            head[rng.randrange(48)] ^= 1 << rng.randrange(8)
+        return True
+
+    ended = refused_ = 0
+    with FakeTarget(Disk(BLOCKS)) as target:
+        while ended < 100:
+            target.bend = None
+            with IscsiDevice(target.url, options=IscsiOptions(timeout_s=10, ping_s=1)) as device:
+                target.bend = bend
+                for _ in range(30):
+                    ended += 1
+                    try:
+                        if rng.random() < 0.5:
+                            device.writev([(8192 * at, bytes(4096)) for at in range(rng.randint(1, 3))])
+                            device.flush()
+                        else:
+                            device.readv([(rng.randrange(60) * 65536, 65536) for _ in range(3)])
+                    except OSError:
+                        refused_ += 1
+                        if device.status().state == "given up":
+                            break
+    assert refused_ < ended
+
+
 # -- opening ----------------------------------------------------------------------------------------------------------
 
 def refused(target: FakeTarget, url: str | None = None) -> OSError:

@@ -28,17 +28,23 @@ ONLY_REGISTERED = scsi.Reservation.WRITE_EXCLUSIVE_REGISTRANTS_ONLY
 
 
 @pytest.fixture
-def tgt(tmp_path: Path) -> Iterator[Tgt]:
-    image = tmp_path / "lun1"
-    with image.open("wb") as f:
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "lun1"
+    with path.open("wb") as f:
         f.truncate(SIZE)
+    return path
+
+
+@pytest.fixture
+def tgt(tmp_path: Path, image: Path) -> Iterator[Tgt]:
     with Tgt(tmp_path, image) as made:
         yield made
 
 
-def test_the_backing_file_is_what_was_written(tgt: Tgt, rng: random.Random) -> None:
+@pytest.mark.parametrize("large", [False, True])
+def test_the_backing_file_is_what_was_written(tmp_path: Path, image: Path, rng: random.Random, large: bool) -> None:
     model = bytearray(SIZE)
-    with IscsiDevice(tgt.url()) as device:
+    with Tgt(tmp_path, image, large=large) as tgt, IscsiDevice(tgt.url()) as device:
         assert (device.size_bytes, device.align) == (SIZE, 512)
         for _ in range(60):
             off = rng.randrange(SIZE - (2 << 20)) & ~511
@@ -65,10 +71,7 @@ def test_discard_gives_blocks_back(tgt: Tgt) -> None:
         assert device.read(0, 1 << 20) == bytes(1 << 20)
 
 
-def test_sectors_of_4096_bytes(tmp_path: Path, rng: random.Random) -> None:
-    image = tmp_path / "lun1"
-    with image.open("wb") as f:
-        f.truncate(SIZE)
+def test_sectors_of_4096_bytes(tmp_path: Path, image: Path, rng: random.Random) -> None:
     with Tgt(tmp_path, image, block_bytes=4096) as tgt, IscsiDevice(tgt.url()) as device:
         assert (device.size_bytes, device.align) == (SIZE, 4096)
         data = rng.randbytes(1 << 20)
@@ -91,10 +94,7 @@ def test_the_controller_is_no_disk(tgt: Tgt) -> None:
         pass
 
 
-def test_chap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    image = tmp_path / "lun1"
-    with image.open("wb") as f:
-        f.truncate(SIZE)
+def test_chap(tmp_path: Path, image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secrets = tmp_path / "secrets"
     secrets.write_text(f"{IQN} web1 secretsecret12\n")
     secrets.chmod(0o600)

@@ -21,13 +21,19 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
+# tgt's own defaults are segments of 8 KiB, and data only when the target asks for it.
+LARGE = {"MaxRecvDataSegmentLength": "262144", "MaxXmitDataSegmentLength": "262144", "FirstBurstLength": "262144",
+         "MaxBurstLength": "262144", "InitialR2T": "No"}
+
+
 class Tgt:
-    """A target with LUN 1 on a file. `kill` is kill -9; `start` brings it back on the same port."""
+    """A target with LUN 1 on a file; `large`: long PDUs, sent unasked. `kill` is kill -9; `start` brings it back on the same port."""
 
     def __init__(self, directory: Path, image: Path, *, user: str | None = None, password: str = "",
-                 block_bytes: int = 512) -> None:
+                 block_bytes: int = 512, large: bool = False) -> None:
         self.directory, self.image = directory, image
         self.user, self.password, self.block_bytes = user, password, block_bytes
+        self.parameters = LARGE if large else {}
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._environment = os.environ | {"TGT_IPC_SOCKET": str(directory / "ipc")}
@@ -55,6 +61,8 @@ class Tgt:
                     "--blocksize", str(self.block_bytes))
         self._admin("--mode", "logicalunit", "--op", "update", "--tid", "1", "--lun", "1", "--params",
                     "thin_provisioning=1")
+        for name, value in self.parameters.items():
+            self._admin("--mode", "target", "--op", "update", "--tid", "1", "--name", name, "--value", value)
         if self.user:
             self._admin("--mode", "account", "--op", "new", "--user", self.user, "--password", self.password)
             self._admin("--mode", "account", "--op", "bind", "--tid", "1", "--user", self.user)
