@@ -27,7 +27,7 @@ LARGE = {"MaxRecvDataSegmentLength": "262144", "MaxXmitDataSegmentLength": "2621
 
 
 class Tgt:
-    """A target with LUN 1 on a file; `large`: long PDUs, sent unasked. `kill` is kill -9; `start` brings it back on the same port."""
+    """A target with LUN 1 on a file; `large`: long PDUs, sent unasked. `kill` is kill -9, `start` brings it back."""
 
     def __init__(self, directory: Path, image: Path, *, user: str | None = None, password: str = "",
                  block_bytes: int = 512, large: bool = False) -> None:
