@@ -290,6 +290,31 @@ def test_ours_crashes(guest: Guest, node: int) -> None:
     play(guest, main)
 
 
+@pytest.mark.parametrize("node", [1, 3], ids=["ours leads", "the kernel leads"])
+def test_recovery_with_many_names(guest: Guest, node: int) -> None:
+    """The directory is rebuilt from lists of names that fill several packets, in both directions."""
+    async def main() -> None:
+        async with stage(guest, [node], f"many{node}") as p:
+            space, names = p.spaces[node], [f"{i:04d}{'x' * 56}" for i in range(300)]
+            ours = [await space.lock(name, EX) for name in names[:150]]
+            theirs = [await p.granted(EX, name) for name in names[150:]]
+            await p.restart(p.members())
+            for name in (names[0], names[77], names[149]):
+                await p.kernel("lock", int(PR), name, int(Flag.NOQUEUE))
+                assert (await p.ast())["status"] == -11
+            for name in (names[150], names[222], names[299]):
+                with pytest.raises(WouldBlock):
+                    await space.lock(name, PR, nowait=True)
+            for lock in ours:
+                await lock.unlock()
+            for lkid in theirs:
+                await p.released(lkid)
+            for name in (names[0], names[299]):
+                async with space.lock(name, EX, nowait=True):
+                    pass
+    play(guest, main)
+
+
 def test_a_broken_connection(guest: Guest) -> None:
     """RST in the middle of traffic, from our side: both repeat what was not acknowledged."""
     async def main() -> None:
