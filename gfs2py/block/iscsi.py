@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from gfs2py.block import iscsi_config, scsi
@@ -67,6 +67,9 @@ class IscsiStatus:
     busy: int               # answers BUSY and TASK SET FULL
     outage_s: float         # of the present outage
     why: str                # the reason of the present or last outage
+
+    def as_dict(self) -> dict[str, str | int | float]:
+        return asdict(self)
 
 
 def _texts(url: IscsiUrl, options: IscsiOptions) -> dict[str, str | None]:

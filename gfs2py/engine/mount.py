@@ -10,6 +10,7 @@ from gfs2py.sources import is_url
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from gfs2py.block._device import BlockDevice
     from gfs2py.block.iscsi import IscsiOptions
@@ -58,6 +59,21 @@ class Mounted(Gfs2):
                          commit_ms=options.commit_s * 1000, statfs_s=options.statfs_quantum_s,
                          quota_s=options.quota_quantum_s, lockproto=options.lockproto, locktable=options.locktable,
                          say=say)
+
+    @property
+    def device(self) -> BlockDevice:
+        """What it is mounted from: for a LUN the session that a fence agent registers."""
+        return self._file
+
+    def describe(self) -> dict[str, Any]:
+        """As Gfs2's, and how the session with the target is doing."""
+        told = super().describe()
+        if is_url(self._file.name):
+            from gfs2py.block.iscsi import IscsiDevice
+
+            assert isinstance(self._file, IscsiDevice)
+            told["iscsi"] = self._file.status().as_dict()
+        return told
 
     def close(self) -> None:
         try:

@@ -41,7 +41,9 @@ def test_a_mount_by_url(tgt: Tgt, mounts: Mounts, commands: Commands) -> None:
     sources = [line.split()[0] for line in Path("/proc/mounts").read_text().splitlines()
                if line.split()[1] == str(mounted.path)]
     assert sources == [tgt.url()]
-    assert "lock_nolock" in commands.check(commands.bin_dir / "gfs2_tool", "df", tgt.url())
+    told = commands.check(commands.bin_dir / "gfs2_tool", "df", tgt.url())
+    assert "lock_nolock" in told
+    assert f"iSCSI session = up, portal {tgt.portal}, logins 1," in told
     with pytest.raises(CommandFailed, match="already mounted"):
         mounts.mount(tgt.url(), name="again")
     mounted.umount()
@@ -87,6 +89,8 @@ def test_what_fsync_promised_is_there(tgt: Tgt, mounts: Mounts, commands: Comman
     tgt.kill()
     tgt.start()
     again = mounts.mount(tgt.url(), name="again")
+    told = commands.check(commands.bin_dir / "gfs2_tool", "df", again.path)
+    assert "iSCSI session = up" in told
     for number, count in enumerate(done):
         assert (again.path / f"log{number}").read_bytes() == b"".join(b"%07d\n" % k for k in range(count))
     again.umount()

@@ -179,6 +179,13 @@ def _use(name: str, total: int, used: int) -> str:
     return f"  {name:<15}{total:<15}{used:<15}{total - used:<15}{percent}%"
 
 
+def _session(told: Mapping[str, Any]) -> str:
+    """How the session with an iSCSI target is doing."""
+    text = f"  iSCSI session = {told['state']}, portal {told['portal']}, logins {told['sessions']}, " \
+           f"writes not flushed {told['unflushed_writes']}"
+    return text + (f", waiting for {told['outage_s']:.0f} s: {told['why']}" if told["outage_s"] else "")
+
+
 def df_lines(told: Mapping[str, Any]) -> list[str]:
     """As the guide shows it: the superblock, the mount, and how full it is."""
     used = told["blocks_total"] - told["blocks_free"]
@@ -198,6 +205,7 @@ def df_lines(told: Mapping[str, Any]) -> list[str]:
         f"  Lock module flags = {told['lock_module_flags']:x}",
         f"  Local flocks = {_yes(told['local_flocks'])}",
         f"  Local caching = {_yes(told['local_caching'])}",
+        *([_session(told["iscsi"])] if "iscsi" in told else []),
         "",
         "  " + "".join(f"{title:<15}" for title in ("Type", "Total Blocks", "Used Blocks", "Free Blocks")) + "use%",
         "  " + "-" * 72,
