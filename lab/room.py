@@ -13,6 +13,7 @@ from __future__ import annotations
 import array
 import json
 import os
+import random
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -22,6 +23,7 @@ from typing import Any
 import trio
 
 from lab import rootfs, syscalls, wti
+from lab.delay import Relay
 from lab.errors import LabError
 from lab.machine import Machine
 from lab.network import Faults, Pair, between, bridge_batch, everyone, nft_rules
@@ -63,6 +65,8 @@ class Room:
         self.faults = Faults()
         self._nursery = nursery
         self._net_lock = trio.Lock()
+        self._relay = trio.CancelScope()
+        self._rng = random.Random()
         nodes = specs(place, topology)
         self.machines = {n.name: Machine(n, place, topology, nodes[n.name], run_tool) for n in topology.machines}
         self._ops: dict[str, Callable[[Request], Awaitable[Answer]]] = {
@@ -77,6 +81,8 @@ class Room:
         await machine.boot()
         say(f"{name}: up in {(time.monotonic() - start) * 1000:.0f} ms")
         self._nursery.start_soon(self._watch, machine)
+        if self.faults.delays:
+            self._relay_anew()
 
     async def _watch(self, machine: Machine) -> None:
         """What a machine does of itself: crash, power off, reboot. A kill by us is somebody else's business."""
@@ -170,6 +176,7 @@ class Room:
         async with self._net_lock:
             await run_tool(["nft", "-j", "-f", "-"], json.dumps(nft_rules(self.topology, faults)))
             self.faults = faults
+            self._relay_anew()
         say(f"network: {what}")
         return {"faults": faults.as_json()}
 
@@ -186,7 +193,22 @@ class Room:
         return await self._apply(self.faults.lose(self._pairs(request), percent), f"loss {percent:g} %")
 
     async def _delay(self, request: Request) -> Answer:
-        raise LabError("delays are not built yet")
+        milliseconds = float(request["milliseconds"])
+        return await self._apply(self.faults.delay(self._pairs(request), milliseconds), f"delay {milliseconds:g} ms")
+
+    def _relay_anew(self) -> None:
+        """After a change of the faults or of the ports."""
+        self._relay.cancel()
+        self._relay = trio.CancelScope()
+        if self.faults.delays:
+            self._nursery.start_soon(self._carry, self._relay, self.faults)
+
+    async def _carry(self, scope: trio.CancelScope, faults: Faults) -> None:
+        with scope:
+            try:
+                await Relay(self.topology, faults, self._rng).run()
+            except* OSError as group:
+                say(f"error: delayed packets are not carried: {_first(group)}")
 
     def enter(self, request: Request) -> tuple[Answer, list[int]]:
         """What a process needs to go into a node: a pidfd of its pid 1, and the cgroup. Raises LabError."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pty
+import random
 import select
 import subprocess
 import time
@@ -27,6 +29,22 @@ print("bound", flush=True)
 print(s.recv(100).decode(), flush=True)
 """
 SENDER = "import socket,sys; s=socket.socket(2,2); [s.sendto(b'packet', (sys.argv[1], 7777)) for _ in range(3)]"
+
+STREAM_IN = """
+import hashlib, socket
+s = socket.create_server(("", 7778))
+print("up", flush=True)
+c, _ = s.accept()
+h = hashlib.md5()
+while data := c.recv(1 << 16):
+    h.update(data)
+print(h.hexdigest())
+"""
+STREAM_OUT = """
+import random, socket, sys
+s = socket.create_connection((sys.argv[1], 7778))
+s.sendall(random.Random(1).randbytes(1 << 20))
+"""
 
 
 def reaches(room: Lab, source: str, target: str) -> bool:
@@ -189,6 +207,33 @@ def test_loss(whole: Lab) -> None:
     assert not whole.status()["faults"]["loss_percent"]
     with pytest.raises(LabError, match="from 0 to 100"):
         whole.loss(101)
+
+
+def round_trip_ms(room: Lab, source: str, target: str) -> float:
+    """The shortest of three."""
+    out = room.exec(source, ["ping", "-q", "-n", "-i", "0.01", "-c", "3", "-w", "10", target], check=True).stdout
+    return float(out.rsplit("= ", 1)[1].split("/")[0])
+
+
+def test_delay(whole: Lab) -> None:
+    whole.delay(30, ["web1"], ["web2"])
+    assert round_trip_ms(whole, "web1", "web2") >= 60
+    # Large segments pass too, and nothing is lost or out of order.
+    with whole.popen("web2", ["python3", "-c", STREAM_IN], stdout=subprocess.PIPE, text=True) as receiver:
+        assert receiver.stdout is not None
+        assert receiver.stdout.readline() == "up\n"
+        whole.exec("web1", ["python3", "-c", STREAM_OUT, "web2"], check=True)
+        sent = hashlib.md5(random.Random(1).randbytes(1 << 20)).hexdigest()
+        assert receiver.communicate(timeout=20)[0].strip() == sent
+    # A reboot brings a new cable: it is slow as well.
+    whole.power("cycle", "web2")
+    assert round_trip_ms(whole, "web1", "web2") >= 60
+    whole.delay(20, ["web1"], ["web2"], one_way=True)
+    whole.delay(0, ["web2"], ["web1"], one_way=True)
+    assert round_trip_ms(whole, "web1", "web2") >= 20
+    assert whole.status()["faults"]["delay_ms"] == [["web1", "web2", 20]]
+    whole.delay(0)
+    wait_until(lambda: round_trip_ms(whole, "web1", "web2") < 20, "the network to be fast again")
 
 
 def test_freeze_and_thaw(whole: Lab) -> None:
