@@ -27,8 +27,6 @@ cdef enum:
     MC_NOT_A_PACKET = -1
     MC_STUCK = -2
     MC_NO_MEMORY = -3
-    # What mc_receive refuses: the stream cannot be cut into packets.
-    MC_BAD_STREAM = -4
 
     EV_VERSION = 1
     EV_RESET = 2
@@ -66,6 +64,8 @@ cdef struct mc_stream:
     uint32_t have
     # Of them taken by the last mc_receive.
     uint32_t used
+    # What follows cannot be cut into packets: the connection is of no further use.
+    bint bad
     uint8_t data[65536]
 
 # A packet to be acted upon, within the stream's data.
@@ -122,6 +122,6 @@ cdef bint mc_output(mc_peer* peer) noexcept nogil
 cdef void mc_written(mc_peer* peer, size_t count) noexcept nogil
 # What an old connection may have lost goes again over a new one.
 cdef void mc_reconnected(mc_peer* peer) noexcept nogil
-# How many packets of the stream are to be acted upon, in found[]; or MC_BAD_STREAM.
+# How many packets of the stream are to be acted upon, in found[]; they count even when the stream is bad behind them.
 cdef int mc_receive(mc_peer* peer, mc_stream* stream, mc_found* found) noexcept nogil
 cdef void mc_shift(mc_stream* stream) noexcept nogil

@@ -387,7 +387,8 @@ cdef int mc_receive(mc_peer* peer, mc_stream* stream, mc_found* found) noexcept 
     while stream.have - at >= MC_HEADER_LEN:
         length = get16(stream.data + at + 12)
         if length < MC_HEADER_LEN or length > MC_PACKET_MAX:
-            return MC_BAD_STREAM
+            stream.bad = True
+            break
         if length > stream.have - at:
             break
         if take(peer, stream.data + at, length, &found[count]):
@@ -557,6 +558,7 @@ cdef class Stream:
         if self.s == NULL:
             raise MemoryError
         self.s.have = self.s.used = 0
+        self.s.bad = False
 
     def __dealloc__(self):
         free(self.s)
@@ -661,7 +663,7 @@ cdef class Peer:
     def receive(self, Stream stream not None, bytes data not None):
         """Bytes of a connection; the MSG and RCOM packets that are to be acted upon, in order.
 
-        Raises BadStream.
+        Raises BadStream when what comes next is no packet.
         """
         cdef mc_found found[MC_FOUND_MAX]
         cdef mc_stream* s = stream.s
@@ -674,11 +676,13 @@ cdef class Peer:
             s.have += <uint32_t>chunk
             at += chunk
             count = mc_receive(self.p, s, found)
-            if count == MC_BAD_STREAM:
-                raise BadStream(f"node {self.p.node_id}: a packet with an impossible length")
             for i in range(count):
                 packets.append(PyBytes_FromStringAndSize(<char*>s.data + found[i].at, found[i].size))
             mc_shift(s)
+            if s.bad:
+                break
+        if s.bad and not packets:
+            raise BadStream(f"node {self.p.node_id}: a packet with an impossible length")
         return packets
 
     def take_events(self):

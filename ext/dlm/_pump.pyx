@@ -18,7 +18,6 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from dlm._midcomms cimport (
-    MC_BAD_STREAM,
     MC_EVENTS_MAX,
     MC_FOUND_MAX,
     MC_NO_MEMORY,
@@ -204,10 +203,10 @@ cdef int link_loop(pump* p, pump_line* line, int fd, mc_stream* stream, mc_found
         pthread_mutex_unlock(&line.mutex)
         for i in range(count):
             p.deliver(p.arg, node, stream.data + found[i].at, found[i].size)
-        if count > 0:
+        if count:
             p.done(p.arg)
         pthread_mutex_unlock(&line.in_order)
-        if count == MC_BAD_STREAM:
+        if stream.bad:
             return ENDED_BAD_STREAM
         mc_shift(stream)
 
@@ -355,6 +354,7 @@ cdef class Pump:
             if stream == NULL or found == NULL:
                 raise MemoryError
             stream.have = stream.used = 0
+            stream.bad = False
             with nogil:
                 why = link_loop(self.p, line, fd, stream, found)
         finally:

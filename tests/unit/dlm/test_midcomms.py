@@ -296,6 +296,15 @@ def test_impossible_length_ends_the_connection(length: int) -> None:
         peer.receive(stream, header(1, 0, 1, length) + bytes(64))
 
 
+def test_what_came_before_nonsense_counts() -> None:
+    """Its number is taken, so it must be delivered: nobody would send it again."""
+    peer, stream = established()
+    assert peer.receive(stream, opts(0, message(1, 1), 1) + bytes(64)) == [message(1, 1)]
+    assert peer.seq_next == 1
+    with pytest.raises(mc.BadStream):
+        peer.receive(stream, b"")
+
+
 # versions and strangers
 
 
