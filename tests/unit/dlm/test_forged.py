@@ -29,8 +29,8 @@ def inner_packets() -> Iterator[bytes]:
 
 def forge(rng: random.Random) -> bytes:
     """A stream that our reliable layer takes, with packets inside that were turned over."""
-    good, stream, seq = list(inner_packets()), [status(2)], 0
-    for _ in range(PACKETS_MAX):
+    good, stream = list(inner_packets()), [status(2)]
+    for seq in range(PACKETS_MAX):
         packet = bytearray(rng.choice(good))
         if len(packet) > 200:
             packet = packet[:200]
@@ -41,7 +41,6 @@ def forge(rng: random.Random) -> bytes:
             at = rng.randrange(16, len(packet))
             packet[at] = rng.choice([0, 1, 2, 5, 0x7f, 0xff, rng.randrange(256)])
         stream.append(opts(seq, bytes(packet), 2))
-        seq += 1
     return b"".join(stream)
 
 
