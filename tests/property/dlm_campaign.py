@@ -22,15 +22,16 @@ class Campaign:
         self.names = [b"name%d" % i for i in range(names)]
         self.node_ids = list(range(1, nodes + 1))
         self.steps = steps
-        self.crashes = crashes
+        # Spread over the run: what happens in recovery matters when there is something to recover.
+        self.crash_at = set(self.rng.sample(range(steps), crashes))
         self.plan: deque[tuple[str, int]] = deque()
         self.target: set[int] = set()
 
     def run(self) -> Net:
         try:
             self.begin()
-            for _ in range(self.steps):
-                self.step()
+            for at in range(self.steps):
+                self.step(at)
             self.end()
         except Broken as error:
             raise Broken(f"seed {self.seed}: {error}") from error
@@ -50,19 +51,20 @@ class Campaign:
 
     # ---- steps
 
-    def step(self) -> None:
+    def step(self, at: int) -> None:
         dice = self.rng.random()
         links = self.net.busy_links()
-        if dice < 0.5 and links:
-            self.net.deliver(self.rng.choice(links))
-        elif dice < 0.55:
-            self.net.tick()
-        elif dice < 0.62 and self.plan:
-            self.control()
-        elif dice < 0.63 and self.crashes > 0:
-            self.crashes -= 1
+        if at in self.crash_at:
             self.membership()
-        elif dice < 0.64:
+        elif dice < 0.6 and links:
+            for _ in range(self.rng.randrange(1, 6)):
+                if links := self.net.busy_links():
+                    self.net.deliver(self.rng.choice(links))
+        elif dice < 0.65:
+            self.net.tick()
+        elif dice < 0.72 and self.plan:
+            self.control()
+        elif dice < 0.73:
             self.net.now_ns += self.rng.randrange(12 * 10**9)
             for ls in self.net.nodes.values():
                 ls.handle_timer(self.net.now_ns)

@@ -282,6 +282,9 @@ class Net:
             lock.pending = ""
             lock.holds = cast.mode
         lock.basts = []
+        if cast.flags & StatusFlag.VALNOTVALID and cast.mode >= LockMode.PW and cast.value is not None:
+            # Nobody else is left to know better: a forced unlock will write this back.
+            self.values[lock.name] = cast.value
         if lock.pending != "unlock" and cast.mode >= LockMode.CW and (was is None or was < LockMode.PW):
             self.check_value(lock, cast)
         self.check_compatible(lock)
@@ -323,7 +326,10 @@ class Net:
                     if lock.kind == "process":
                         here = (lock.grmode, lock.rqmode, lock.queue)
                         there = copies.pop((me, lock.lkid), None)
-                        if there is None or there[1:] != here[1:] or (there != here and here[0] != LockMode.IV):
+                        # The owner hears of its demotion when the conversion ends; of what recovery made of one between
+                        # PR and CW too.
+                        unsure = here[0] == LockMode.IV or lock.exflags & Flag.CONVDEADLK
+                        if there is None or there[1:] != here[1:] or (there != here and not unsure):
                             raise Broken(f"node {me}: {lock}, its master says {there}")
         if copies:
             raise Broken(f"copies of locks that nobody has: {copies}")

@@ -77,9 +77,9 @@ def test_packets_from_hell(rng: random.Random) -> None:
 
         net.filter = spoil
         run.begin()
-        for _ in range(STEPS):
+        for at in range(STEPS):
             try:
-                run.step()
+                run.step(at)
             except (Broken, DlmError, KeyError, AssertionError):
                 # The liar was believed: granted what was not asked for, recovered in another way.
                 wronged += 1

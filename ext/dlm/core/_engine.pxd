@@ -50,6 +50,8 @@ cdef enum:
     LKB_OVERLAP_UNLOCK = 0x80000
     LKB_OVERLAP_CANCEL = 0x100000
     LKB_DEADLOCK_CANCEL = 0x1000000
+    # What the lock has read is void; it must not become the value of a new master.
+    LKB_LVB_INVALID = 0x2000000
 
     RSB_MASTER_UNCERTAIN = 0x1
     RSB_VALNOTVALID = 0x2

@@ -2,11 +2,11 @@
 from libc.stdint cimport int8_t
 from libc.string cimport memcpy
 from dlm.core._base cimport E_CANCEL, E_DEADLK, dl_empty, dlink
-from dlm.core._engine cimport (CB_BAST, CB_CAST, LKB_DEADLOCK_CANCEL, LKF_ALTCW, LKF_ALTPR, LKF_CONVDEADLK,
-                               LKF_EXPEDITE, LKF_IVVALBLK, LKF_NODLCKWT, LKF_NOORDER, LKF_NOQUEUE, LKF_QUECVT,
-                               LKF_VALBLK, MODE_CW, MODE_EX, MODE_IV, MODE_NL, MODE_PR, MODE_PW, RSB_RECOVER_GRANT,
-                               RSB_VALNOTVALID, SBF_ALTMODE, SBF_DEMOTED, SBF_VALNOTVALID, STS_CONVERT, STS_GRANTED,
-                               STS_WAITING, is_master, is_master_copy, modes_compat)
+from dlm.core._engine cimport (CB_BAST, CB_CAST, LKB_DEADLOCK_CANCEL, LKB_LVB_INVALID, LKF_ALTCW, LKF_ALTPR,
+                               LKF_CONVDEADLK, LKF_EXPEDITE, LKF_IVVALBLK, LKF_NODLCKWT, LKF_NOORDER, LKF_NOQUEUE,
+                               LKF_QUECVT, LKF_VALBLK, MODE_CW, MODE_EX, MODE_IV, MODE_NL, MODE_PR, MODE_PW,
+                               RSB_RECOVER_GRANT, RSB_VALNOTVALID, SBF_ALTMODE, SBF_DEMOTED, SBF_VALNOTVALID,
+                               STS_CONVERT, STS_GRANTED, STS_WAITING, is_master, is_master_copy, modes_compat)
 from dlm.core._send cimport send_bast, send_grant
 from dlm.core._table cimport add_callback, add_lkb, alloc_lvb, del_lkb, move_lkb, put_lkb
 from dlm.core._wire cimport ASTS_BAST
@@ -89,14 +89,25 @@ cdef void do_grant(dlm_ls* ls, dlm_rsb* r, dlm_lkb* lkb) noexcept nogil:
     lkb.highbast = 0
 
 
+cdef void note_validity(dlm_lkb* lkb, int op) noexcept nogil:
+    """Of the value that the lock has now."""
+    if lkb.sbflags & SBF_VALNOTVALID:
+        lkb.flags |= LKB_LVB_INVALID
+    elif lkb.exflags & LKF_VALBLK and op != LVB_NOTHING:
+        lkb.flags &= ~<uint32_t>LKB_LVB_INVALID
+
+
 cdef void grant_lock(dlm_ls* ls, dlm_rsb* r, dlm_lkb* lkb) noexcept nogil:
     set_lvb_lock(ls, r, lkb)
+    note_validity(lkb, lvb_operation(lkb.grmode, lkb.rqmode))
     do_grant(ls, r, lkb)
 
 
 cdef void grant_lock_pc(dlm_ls* ls, dlm_rsb* r, dlm_lkb* lkb, const uint8_t* lvb, uint32_t lvb_len,
                         uint32_t lvbseq) noexcept nogil:
-    if lkb.lvb != NULL and lkb.exflags & LKF_VALBLK and lvb_operation(lkb.grmode, lkb.rqmode) == LVB_READ:
+    cdef int op = lvb_operation(lkb.grmode, lkb.rqmode)
+    note_validity(lkb, op)
+    if lkb.lvb != NULL and lkb.exflags & LKF_VALBLK and op == LVB_READ:
         memcpy(lkb.lvb, lvb, lvb_len if lvb_len < ls.lvblen else ls.lvblen)
         lkb.lvbseq = lvbseq
     do_grant(ls, r, lkb)

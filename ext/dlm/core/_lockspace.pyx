@@ -249,6 +249,7 @@ cdef class Lockspace:
         try:
             if value is not None or flags & LKF_VALBLK:
                 self._set_value(p, value)
+                flags |= LKF_VALBLK
         except ValueError:
             free(p)
             raise
@@ -287,6 +288,7 @@ cdef class Lockspace:
         cdef dlm_bast_fn on_bast = py_bast if bast else <dlm_bast_fn>NULL
         if value is not None or flags & LKF_VALBLK:
             self._set_value(p, value)
+            flags |= LKF_VALBLK
         with nogil:
             error = dlm_lock(ls, mode, &p.lksb, flags | LKF_CONVERT, NULL, 0, py_ast, p, on_bast)
         check(error)
@@ -298,6 +300,7 @@ cdef class Lockspace:
         cdef dlm_ls* ls = self.ls
         if value is not None:
             self._set_value(p, value)
+            flags |= LKF_VALBLK
         with nogil:
             error = dlm_unlock(ls, lkid, flags, &p.lksb, p)
         check(error)

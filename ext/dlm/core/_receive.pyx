@@ -259,8 +259,9 @@ cdef void finish_cancel(dlm_ls* ls, dlm_lkb* lkb, int result, const wmsg* m) noe
             # from a mode that only others' locks told.
             if lkb.status == STS_CONVERT and m.grmode != MODE_IV:
                 lkb.grmode = <signed char>m.grmode
-        revert_lock(ls, lkb.res, lkb)
-        queue_cast(ls, lkb, -E_CANCEL)
+        # Granted before its master died: there was nothing left to cancel.
+        if revert_lock(ls, lkb.res, lkb):
+            queue_cast(ls, lkb, -E_CANCEL)
 
 
 # ---- directory

@@ -11,12 +11,12 @@ from dlm.core._base cimport (E_AGAIN, E_BADR, E_CANCEL, E_EXIST, E_INPROGRESS, E
                              E_PROTO, E_UNLOCK, be16toh, dl_add_tail, dl_del, dl_empty, dlink, htobe16)
 from dlm.core._dir cimport (FIND_RECOVER, LOOKUP_RECOVER_DIR, LOOKUP_RECOVER_MASTER, find_rsb, hash_to_node,
                             master_lookup)
-from dlm.core._engine cimport (LKB_MSTCPY, LKB_OVERLAP_CANCEL, LKB_OVERLAP_UNLOCK, LKB_RESEND, LKF_FORCEUNLOCK,
-                               LKF_VALBLK, MODE_CR, MODE_CW, MODE_IV, MODE_PR, MODE_PW, PH_LOCKS, PH_MASTERS,
-                               RECOVER_WINDOW, RSB_NEW_MASTER, RSB_NEW_MASTER2, RSB_RECOVER_CONVERT,
-                               RSB_RECOVER_GRANT, RSB_RECOVER_LVB_INVAL, RSB_VALNOTVALID, STS_CONVERT, STS_GRANTED,
-                               STS_WAITING, dlm_lkb, dlm_rsb, is_master, is_master_copy, is_process_copy,
-                               middle_conversion)
+from dlm.core._engine cimport (LKB_LVB_INVALID, LKB_MSTCPY, LKB_OVERLAP_CANCEL, LKB_OVERLAP_UNLOCK, LKB_RESEND,
+                               LKF_CANCEL, LKF_FORCEUNLOCK, LKF_VALBLK, MODE_CR, MODE_CW, MODE_IV, MODE_PR, MODE_PW,
+                               PH_LOCKS, PH_MASTERS, RECOVER_WINDOW, RSB_NEW_MASTER, RSB_NEW_MASTER2,
+                               RSB_RECOVER_CONVERT, RSB_RECOVER_GRANT, RSB_RECOVER_LVB_INVAL, RSB_VALNOTVALID,
+                               STS_CONVERT, STS_GRANTED, STS_WAITING, dlm_lkb, dlm_rsb, is_master, is_master_copy,
+                               is_process_copy, middle_conversion)
 from dlm.core._grant cimport grant_pending_locks, queue_cast
 from dlm.core._lock cimport (confirm_master, convert_lock, finish_convert, remove_from_waiters, request_again,
                              unlock_lock)
@@ -27,7 +27,8 @@ from dlm.core._table cimport (add_lkb, alloc_lvb, attach_lkb, create_lkb, del_lk
                               put_rsb, search_rsb)
 from dlm.core._wire cimport (FLAGS_SHARED, LOCK_SIZE, MSG_CANCEL, MSG_CONVERT, MSG_CONVERT_REPLY, MSG_LOOKUP,
                              MSG_REQUEST, MSG_UNLOCK, PACKET_MAX, RCOM_LOCK, RCOM_LOCK_REPLY, RCOM_LOOKUP,
-                             RCOM_LOOKUP_REPLY, RCOM_NAMES_REPLY, RCOM_SIZE, RESNAME_MAX, jhash, wire_put_lock, wlock)
+                             RCOM_LOOKUP_REPLY, RCOM_NAMES_REPLY, RCOM_SIZE, RESNAME_MAX, RLF_LVB_INVALID, jhash,
+                             wire_put_lock, wlock)
 
 
 # ---- the root list
@@ -166,34 +167,34 @@ cdef void convert_waiter(dlm_ls* ls, dlm_lkb* lkb) noexcept nogil:
         lkb.flags |= LKB_RESEND
 
 
+cdef void finish_overlap(dlm_ls* ls, dlm_lkb* lkb) noexcept nogil:
+    """The operation itself is settled; the unlock or cancel that overlapped it went to the dead master as well."""
+    if lkb.flags & LKB_OVERLAP_CANCEL:
+        # Too late: what failed has failed, and a conversion between PR and CW goes on with the new master.
+        finish_cancel(ls, lkb, 0, NULL)
+        lkb.exflags &= ~<uint32_t>LKF_CANCEL
+    if lkb.flags & LKB_OVERLAP_UNLOCK:
+        finish_unlock(ls, lkb, -E_UNLOCK if lkb.status else -E_NOENT, NULL)
+
+
 cdef void waiter_pre(dlm_ls* ls, dlm_lkb* lkb) noexcept nogil:
     cdef int kind = lkb.wait_type
-    cdef int unlock_result = -E_UNLOCK
-    cdef int cancel_result = -E_CANCEL
     # The directory is built anew: all its questions are asked again, wherever they went.
     if kind == MSG_LOOKUP:
         lkb.flags |= LKB_RESEND
         return
     if not is_removed(ls, lkb.wait_nodeid):
         return
-    if kind == 0:
-        # The reply to the operation came, that to the unlock or cancel which overlapped it did not.
-        if lkb.flags & LKB_OVERLAP_CANCEL:
-            kind = MSG_CANCEL
-            if lkb.grmode == MODE_IV:
-                cancel_result = 0
-        if lkb.flags & LKB_OVERLAP_UNLOCK:
-            kind = MSG_UNLOCK
-            if lkb.grmode == MODE_IV:
-                unlock_result = -E_NOENT
     if kind == MSG_REQUEST:
         lkb.flags |= LKB_RESEND
     elif kind == MSG_CONVERT:
         convert_waiter(ls, lkb)
     elif kind == MSG_UNLOCK:
-        finish_unlock(ls, lkb, unlock_result, NULL)
+        finish_unlock(ls, lkb, -E_UNLOCK, NULL)
     elif kind == MSG_CANCEL:
-        finish_cancel(ls, lkb, cancel_result, NULL)
+        finish_cancel(ls, lkb, -E_CANCEL, NULL)
+    if lkb.wait_count and lkb.wait_type == 0:
+        finish_overlap(ls, lkb)
 
 
 cdef void recover_waiters_pre(dlm_ls* ls) noexcept nogil:
@@ -401,7 +402,7 @@ cdef void send_lock(dlm_ls* ls, dlm_rsb* r, dlm_lkb* lkb) noexcept nogil:
     l.ownpid = lkb.ownpid
     l.lkid = lkb.id
     l.exflags = lkb.exflags
-    l.flags = lkb.flags & FLAGS_SHARED
+    l.flags = (lkb.flags & FLAGS_SHARED) | (RLF_LVB_INVALID if lkb.flags & LKB_LVB_INVALID else 0)
     l.lvbseq = lkb.lvbseq
     l.rqmode = lkb.rqmode
     l.grmode = lkb.grmode
@@ -485,7 +486,9 @@ cdef int take_lock(dlm_ls* ls, dlm_rsb* r, const wrcom* rc, dlm_lkb** out) noexc
     lkb = create_lkb(ls)
     if lkb == NULL:
         return -E_NOMEM
-    lkb.flags = (l.flags & FLAGS_SHARED) | LKB_MSTCPY
+    lkb.flags = (l.flags & FLAGS_SHARED & ~<uint32_t>RLF_LVB_INVALID) | LKB_MSTCPY
+    if l.flags & RLF_LVB_INVALID:
+        lkb.flags |= LKB_LVB_INVALID
     lkb.nodeid = rc.from_nodeid
     lkb.ownpid = l.ownpid
     lkb.remid = l.lkid
@@ -503,6 +506,9 @@ cdef int take_lock(dlm_ls* ls, dlm_rsb* r, const wrcom* rc, dlm_lkb** out) noexc
         # What is granted is known when all locks are here.
         status = STS_CONVERT
         lkb.grmode = MODE_IV
+    if status == STS_GRANTED:
+        # A conversion that is under way is sent again, with its mode.
+        lkb.rqmode = MODE_IV
     if status == STS_CONVERT and lkb.grmode == MODE_IV:
         r.flags |= RSB_RECOVER_CONVERT
     attach_lkb(r, lkb)
@@ -592,7 +598,7 @@ cdef void best_lvb(dlink* head, dlm_lkb** big, dlm_lkb** newest, bint* any) noex
         if not lkb.exflags & LKF_VALBLK or lkb.lvb == NULL:
             continue
         any[0] = True
-        if lkb.grmode > MODE_CR:
+        if lkb.grmode > MODE_CR and not lkb.flags & LKB_LVB_INVALID:
             big[0] = lkb
             return
         if newest[0] == NULL or <int32_t>(lkb.lvbseq - newest[0].lvbseq) >= 0:

@@ -65,6 +65,8 @@ cdef enum:
     # Of m_flags and rl_flags the lower half is shared by the two ends of a lock, the rest is nobody's business.
     FLAGS_SHARED = 0xffff
     IFL_USER = 1
+    # Of rl_flags, ours alone: the value that comes along was said to be void. A kernel pays no heed to it.
+    RLF_LVB_INVALID = 0x8000
 
 # Why a packet was refused; wire_reason() has the words.
 cdef enum:
