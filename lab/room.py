@@ -213,6 +213,8 @@ class Room:
     def enter(self, request: Request) -> tuple[Answer, list[int]]:
         """What a process needs to go into a node: a pidfd of its pid 1, and the cgroup. Raises LabError."""
         machine = self.machines[self.topology.machine(str(request.get("node"))).name]
+        if machine.frozen:
+            raise LabError(f"{machine.node.name} is frozen: nothing can be started there before `lab thaw`")
         return {"ok": True, "cgroup": machine.group}, [os.pidfd_open(machine.pid())]
 
     # -- sockets

@@ -45,6 +45,10 @@ def host_paths() -> list[str]:
               str(Path(os.path.realpath(sys.executable)).parents[1])}
     wanted |= {f"/{name}" for name in os.listdir("/")
                if name in ("bin", "lib", "lib32", "lib64", "libx32") and not os.path.islink(f"/{name}")}
+    # An environment inside a checkout runs that checkout, and this package may be a copy elsewhere (the checked build).
+    checkout = Path(sys.prefix).parent
+    if (checkout / "pyproject.toml").exists():
+        wanted.add(str(checkout))
     found: list[str] = []
     for path in sorted(wanted, key=lambda p: (len(p), p)):
         if path != "/" and os.path.isdir(path) and not _covered(path, found):

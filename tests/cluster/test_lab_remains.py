@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cluster.rooms import POLL_S, assert_gone, left_behind, pids_of, wait_until
-from lab import Lab, LabError, guide_topology, loops, remains
+from lab import Lab, LabError, build, guide_topology, loops, remains
 from lab.place import Place, rooms
 
 pytestmark = pytest.mark.mount
@@ -163,5 +163,16 @@ def test_disks_can_be_kept() -> None:
 def test_a_room_that_cannot_be_built_leaves_nothing(tmp_path: Path) -> None:
     room = Lab(guide_topology(1, size="16M", binds=("/no/such/directory",)))
     with pytest.raises(LabError, match="no/such/directory"):
+        room.up()
+    assert_gone(room.place, set())
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = Lab(guide_topology(1, size="16M"))
+    monkeypatch.setattr(build, "TOOLS", {"nftables": ("no-such-nft",)})
+    with pytest.raises(LabError, match="no-such-nft is not installed: apt-get install nftables"):
+        room.up()
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    with pytest.raises(LabError, match="only root"):
         room.up()
     assert_gone(room.place, set())

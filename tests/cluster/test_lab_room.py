@@ -244,6 +244,7 @@ def test_freeze_and_thaw(whole: Lab) -> None:
         whole.freeze("web1")
         assert {m["name"]: m["state"] for m in whole.status()["machines"]}["web1"] == "frozen"
         seen = count.read_text()
+        assert "web1 is frozen" in whole.exec("web1", ["true"]).stderr
         for _ in range(10):
             time.sleep(POLL_S)
             assert count.read_text() == seen
