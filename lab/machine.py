@@ -123,7 +123,7 @@ class Machine:
                     syscalls.setns(own, syscalls.CLONE_NEWPID)
         finally:
             os.close(own)
-        group = cgroups.path_of(self.place.name, self.node.name)
+        group = cgroups.path_of(self.place.name, self.node.name) if self.room.cgroups else ""
         if cgroups.make(group):
             cgroups.add(group, self._process.pid)
             self._group = group

@@ -63,6 +63,7 @@ class Topology:
     qdisk_votes: int = 0            # 0: no quorum disk in cluster.conf
     switch_password: str = "wti"
     cluster_conf: str = ""          # a text of one's own instead of the generated one
+    cgroups: bool = True            # False: freeze by signals, as where no cgroup may be made
     binds: tuple[str, ...] = field(default=())
 
     @property

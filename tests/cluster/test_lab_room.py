@@ -10,12 +10,13 @@ import random
 import select
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cluster.rooms import POLL_S, assert_gone, pids_of, wait_until
-from lab import Lab, LabError, guide_topology, remains
+from lab import Lab, LabError, cgroups, guide_topology, remains
 from lab.network import SWITCH_MAC
 from lab.topology import IQN, SWITCH, SWITCH_ADDRESS
 
@@ -236,7 +237,7 @@ def test_delay(whole: Lab) -> None:
     wait_until(lambda: round_trip_ms(whole, "web1", "web2") < 20, "the network to be fast again")
 
 
-def test_freeze_and_thaw(whole: Lab) -> None:
+def freezes_and_thaws(whole: Lab) -> None:
     script = "i=0; while :; do i=$((i+1)); echo $i > /var/count.new; mv /var/count.new /var/count; done"
     count = whole.path("web1", "/var/count")
     with whole.popen("web1", ["sh", "-c", script]) as running:
@@ -255,6 +256,16 @@ def test_freeze_and_thaw(whole: Lab) -> None:
         whole.power("cycle", "web1")
         assert running.wait(10) == -9
     assert whole.exec("web1", ["true"]).returncode == 0
+
+
+def test_freeze_and_thaw(whole: Lab) -> None:
+    freezes_and_thaws(whole)
+
+
+def test_freeze_by_signals() -> None:
+    with Lab(replace(guide_topology(1, size="16M"), cgroups=False)) as room:
+        assert not os.path.exists(cgroups.path_of(room.place.name))
+        freezes_and_thaws(room)
 
 
 def test_shared_disk(whole: Lab) -> None:
