@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ipaddress
 import logging
 import os
 import random
@@ -121,6 +122,14 @@ def family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
 
 
+def canonical(address: str) -> str:
+    """An address as the system writes it, so that two spellings of one are the same. Raises TransportError."""
+    try:
+        return str(ipaddress.ip_address(address))
+    except ValueError:
+        raise TransportError(errno.EINVAL, f"{address!r} is no IP address") from None
+
+
 class Transport:
     """The connections of one process.
 
@@ -177,11 +186,13 @@ class Transport:
     def set_nodes(self, nodes: Iterable[Node]) -> None:
         """The nodes of the cluster, from its configuration: only their addresses may connect. Raises TransportError."""
         wanted = {n.node_id: n for n in nodes if n.node_id != self.local.node_id}
+        for node in wanted.values():
+            canonical(node.address)     # all or nothing
         if len(wanted) > NODES_MAX:
             raise TransportError(errno.E2BIG, f"{len(wanted)} nodes, at most {NODES_MAX}")
         for node_id in [i for i, p in self._peers.items() if wanted.get(i) != p.node]:
             peer = self._peers.pop(node_id)
-            self._by_address.pop(peer.node.address, None)
+            self._by_address.pop(canonical(peer.node.address), None)
             self._drop(peer)
             self.pump.act(node_id, "close")
             peer.scope.cancel()
@@ -192,8 +203,8 @@ class Transport:
                 self.pump.add_line(node.node_id)
                 self._lines.add(node.node_id)
             peer = self._peers[node.node_id] = _Peer(node)
-            self._by_address[node.address] = peer
-            self._strangers.pop(node.address, None)
+            self._by_address[canonical(node.address)] = peer
+            self._strangers.pop(canonical(node.address), None)
             if self._nursery:
                 self._nursery.start_soon(self._connector, peer)
 

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
-from dlm.transport import Node, Transport, TransportError
+from dlm.transport import Node, Transport, TransportError, canonical
 from dlm_packets import ack, header, message, opts, status
 
 LIMIT_S = 30.0
@@ -313,6 +313,12 @@ def test_half_open_connections_end() -> None:
     run(main)
 
 
+@pytest.mark.parametrize(("written", "meant"), [("10.0.0.1", "10.0.0.1"), ("FD00::0:1", "fd00::1"),
+                                                ("0:0:0:0:0:0:0:1", "::1")])
+def test_spellings_of_an_address(written: str, meant: str) -> None:
+    assert canonical(written) == meant
+
+
 def test_errors_say_what() -> None:
     async def main() -> None:
         async with transports(1) as (made, _, _):
@@ -320,6 +326,9 @@ def test_errors_say_what() -> None:
                 made[0].send(9, status(1))
             with pytest.raises(TransportError, match="at most 127"):
                 made[0].set_nodes(Node(i + 2, "127.0.0.2") for i in range(128))
+            with pytest.raises(TransportError, match="'web1' is no IP address"):
+                made[0].set_nodes([Node(2, "127.0.0.2"), Node(3, "web1")])
+            assert not made[0].knows(2)
             second = Transport(made[0].local, print, rng=random.Random(0))
             with pytest.raises(TransportError, match=r"cannot listen on 127\.0\.0\.1 port \d+: Address already in use"):
                 await second.run()
