@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from bench import _dlm
+from bench import _dlmcore
 from dlm.core._lockspace import Lockspace
 from dlm.core.events import Node
 
@@ -41,11 +41,11 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="few operations, to see that it runs")
     n = 20_000 if parser.parse_args().smoke else 2_000_000
     for threads in (1, 2):
-        measure("lock EX + unlock, one name", threads, n, lambda ls, t, k: _dlm.lock_unlock(ls, t, k, 1))
-        measure("lock EX + unlock, 10,000 names", threads, n, lambda ls, t, k: _dlm.lock_unlock(ls, t, k, 10_000))
-        measure("convert EX <-> NL, one lock", threads, n, lambda ls, t, k: _dlm.convert(ls, t, k, 1))
-        measure("convert EX <-> NL, 10,000 locks", threads, n, lambda ls, t, k: _dlm.convert(ls, t, k, 10_000))
-        measure("new locks that stay, and their unlock", threads, n // 4, _dlm.keep)
+        measure("lock EX + unlock, one name", threads, n, lambda ls, t, k: _dlmcore.lock_unlock(ls, t, k, 1))
+        measure("lock EX + unlock, 10,000 names", threads, n, lambda ls, t, k: _dlmcore.lock_unlock(ls, t, k, 10_000))
+        measure("convert EX <-> NL, one lock", threads, n, lambda ls, t, k: _dlmcore.convert(ls, t, k, 1))
+        measure("convert EX <-> NL, 10,000 locks", threads, n, lambda ls, t, k: _dlmcore.convert(ls, t, k, 10_000))
+        measure("new locks that stay, and their unlock", threads, n // 4, _dlmcore.keep)
 
 
 if __name__ == "__main__":
