@@ -60,7 +60,7 @@ struct gi_settings {            /* strings are copied */
 struct gi_geometry {            /* what the probing found out */
     uint64_t blocks;
     uint32_t block_bytes, max_bytes, max_unmap_blocks;  /* per command; 0 unmap blocks: no UNMAP */
-    int volatile_cache, has_fua;
+    int volatile_cache, has_fua, has_flush;
 };
 
 struct gi_answer {              /* of one SCSI command */

@@ -18,7 +18,7 @@ enum state { ST_DOWN, ST_CONNECT, ST_LOGIN, ST_CHECK, ST_REPLAY, ST_UP, ST_DEAD 
 
 struct kept {                   /* the data of a write that is not known to be durable */
     struct kept *next;
-    uint64_t off, number;
+    uint64_t off, number, owner;    /* owner: the batch of a shared disk that waits for its flush; else 0 */
     uint32_t len;
     uint8_t data[];
 };
@@ -106,6 +106,7 @@ struct gi_device {
     int n_checks;
     struct kept *kept_head, *kept_tail;
     uint64_t kept_bytes, pending_bytes;         /* pending: copies of writes not acknowledged yet */
+    uint64_t owners;            /* given out so far */
     uint64_t acked, flushed;    /* number of the last write that is not durable by itself, and of the last flushed */
     uint64_t n_kept, resent, replayed, busy, self_flush_retry_ns;
     uint32_t sessions;
@@ -133,6 +134,7 @@ void release_lingering(struct gi_device *d);
 void keep_acknowledged(struct gi_device *d, struct cmd *c);         /* with the lock */
 void keep_flushed(struct gi_device *d, uint64_t upto);              /* with the lock */
 void keep_drop_all(struct gi_device *d);                            /* with the lock */
+void keep_forget(struct gi_device *d, uint64_t owner);              /* with the lock */
 void replay_begin(struct gi_device *d);
 void replay_more(struct gi_device *d);
 void replay_answered(struct gi_device *d, struct cmd *c, int err);

@@ -58,6 +58,32 @@ void keep_drop_all(struct gi_device *d)
     d->flushed = d->acked;
 }
 
+/* A batch whose caller was told of an error: its writes must not come back when others may have the disk. */
+void keep_forget(struct gi_device *d, uint64_t owner)
+{
+    struct kept **at = &d->kept_head, *k;
+
+    while (d->state == ST_REPLAY)               /* they are being sent */
+        pthread_cond_wait(&d->changed, &d->lock);
+    if (d->state == ST_DEAD)
+        return;                                 /* all of them go, as soon as nothing points at them */
+    d->kept_tail = NULL;
+    while ((k = *at) != NULL) {
+        if (k->owner != owner) {
+            d->kept_tail = k;
+            at = &k->next;
+            continue;
+        }
+        *at = k->next;
+        d->kept_bytes -= k->len;
+        d->n_kept--;
+        free(k);
+    }
+    if (!d->kept_head)
+        d->flushed = d->acked;
+    pthread_cond_broadcast(&d->changed);
+}
+
 static int overlaps(const struct kept *k, const struct cmd *c)
 {
     return k->off < c->off + c->len && c->off < k->off + k->len;

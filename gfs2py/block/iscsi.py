@@ -207,7 +207,8 @@ class IscsiDevice(InitiatorDevice):
         geometry = ffi.new("struct gi_geometry *", {
             "blocks": self.capacity.blocks, "block_bytes": block,
             "max_bytes": max(block, min(limit, COMMAND_BYTES_MAX) // block * block),
-            "max_unmap_blocks": self.limits.unmap_blocks, "volatile_cache": volatile, "has_fua": mode.fua})
+            "max_unmap_blocks": self.limits.unmap_blocks, "volatile_cache": volatile, "has_fua": mode.fua,
+            "has_flush": not self._only_fua})
         err = lib.gi_start(handle, geometry)
         if err:
             raise OSError(-err, f"a disk of {self.capacity.blocks} blocks of {block} bytes", url)

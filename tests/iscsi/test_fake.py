@@ -200,6 +200,47 @@ def test_through_the_cache_there_is_nothing_to_replay(fua: bool) -> None:
         assert device.status().replayed == 0
 
 
+def test_many_writes_through_the_cache_share_a_flush(target: FakeTarget) -> None:
+    with IscsiDevice(target.url, options=IscsiOptions(timeout_s=20, cache="through")) as device:
+        target.disk.log.clear()
+        device.writev([(k * 8192, b"x" * 4096) for k in range(200)])
+        assert [what for what, _, _ in target.disk.log] == ["write"] * 200 + ["flush"]
+        target.disk.log.clear()
+        device.write(0, b"y" * 4096)
+        assert target.disk.log == [("fua", 0, 8)]
+        assert device.status().unflushed_bytes == 0
+
+
+def test_a_batch_that_was_cut_off_before_its_flush_is_whole(target: FakeTarget) -> None:
+    """Its caller still waits, and holds its locks: here repeating is right on a shared disk, too."""
+    with IscsiDevice(target.url, options=IscsiOptions(timeout_s=20, cache="through")) as device:
+        cut = [True]
+
+        def plan(command: Command) -> Do:
+            if command.opcode == SYNC10 and cut:
+                cut.clear()
+                target.disk.power_cut()
+                return Do("drop")
+            return ANSWER
+        target.plan = plan
+        device.writev([(k * 8192, b"x" * 4096) for k in range(200)])
+        target.disk.power_cut()
+        assert not cut
+        assert all(target.disk.durable[k * 8192:k * 8192 + 4096] == b"x" * 4096 for k in range(200))
+
+
+def test_what_failed_on_a_shared_disk_does_not_come_back(target: FakeTarget) -> None:
+    with IscsiDevice(target.url, options=IscsiOptions(timeout_s=20, cache="through")) as device:
+        target.plan = lambda c: Do("sense", key=4, ascq=0x4400) if c.opcode == SYNC10 else ANSWER
+        with pytest.raises(OSError, match="Input/output"):
+            device.writev([(k * 8192, b"x" * 4096) for k in range(200)])
+        assert device.status().unflushed_bytes == 0
+        target.plan = lambda _: ANSWER
+        target.restart()
+        assert device.readv([(0, 4096), (8192, 4096)]) == [bytes(4096)] * 2
+        assert device.status().replayed == 0
+
+
 def test_a_newer_durable_write_is_not_undone(target: FakeTarget) -> None:
     with IscsiDevice(target.url, options=QUICK) as device:
         device.write(0, b"old!" * 1024)
