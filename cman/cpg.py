@@ -293,20 +293,26 @@ class CpgMachine:
 
     def _merge(self) -> None:
         """All lists are here: the tables become one."""
-        news: dict[str, list[tuple[Member, Reason]]] = {}
+        came: dict[str, list[tuple[Member, Reason]]] = {}
+        went: dict[str, list[tuple[Member, Reason]]] = {}
         for node in self._ring_members:
-            listed = {(group, Member(node, pid)) for group, pid in self._lists[node]}
             if node in self._expelled:
                 continue
-            if node in self._peers:
-                known = {(group, m) for group in self._groups for m in self._groups[group] if m.node == node}
-                assert listed == known, f"node {node} lists {sorted(listed)}, we know {sorted(known)}"
-                continue
-            for group, member in sorted(listed):
-                news.setdefault(group, []).append((member, Reason.NODEUP))
+            listed = {(group, Member(node, pid)) for group, pid in self._lists[node]}
+            known = {(group, m) for group in self._groups for m in self._groups[group] if m.node == node}
+            if node in self._peers and listed != known:
+                # It cannot be; all see it alike, so all can follow the list.
+                self._effects.append(Trace("a member's list is not what it told before", (
+                    ("node", node), ("more", str(sorted(listed - known))), ("less", str(sorted(known - listed)))),
+                    warning=True))
+            reason = Reason.JOIN if node in self._peers else Reason.NODEUP
+            for group, member in sorted(listed - known):
+                came.setdefault(group, []).append((member, reason))
+            for group, member in sorted(known - listed):
+                went.setdefault(group, []).append((member, Reason.PROCDOWN))
         self._synced, self._peers, self._lists = True, frozenset(self._ring_members) - self._expelled, {}
-        for group in sorted(news):
-            self._alter(group, news[group], [])
+        for group in sorted({*came, *went}):
+            self._alter(group, came.get(group, []), went.get(group, []))
 
     # Groups
 

@@ -31,6 +31,10 @@ class Circulation(Core):
         """We lack packets that nobody manages to send us: implemented by the membership half."""
         raise NotImplementedError
 
+    def break_ring(self, reason: str, now_ns: int) -> None:
+        """This ring cannot go on: implemented by the membership half."""
+        raise NotImplementedError
+
     def current(self) -> Ring | None:
         """The ring whose token is taken."""
         if self.state is State.OPERATIONAL:
@@ -100,6 +104,10 @@ class Circulation(Core):
 
     def visit(self, ring: Ring, token: wire.Token, now_ns: int) -> None:
         """All that happens while the token is here."""
+        if token.seq < ring.high:
+            # Packets beyond the token: there are two tokens, or a member that does not keep the rules.
+            self.break_ring("somebody sent without the token", now_ns)
+            return
         ring.token_seq = token.token_seq
         self.counters["tokens"] += 1
         self.graces = 0
@@ -197,7 +205,7 @@ class Circulation(Core):
             seq += 1
             sent += 1
             added = ring.add(seq, packet)
-            assert added, "somebody else sent with our token"
+            assert added, "visit() saw to it that the token's next number is free"
             self.multicast(ring, seq, packet)
         self.counters["sent"] += sent
         if recovery is not None:
@@ -216,7 +224,6 @@ class Circulation(Core):
             return None
         old = self.recovery.old
         packet = old.store[seq]
-        assert not packet.recovered, "the old ring was not recovered itself when it opened"
         return Packet(self.me, True, wire.wrap(old.ring_id, packet.origin, seq, packet.body))
 
     # Timers

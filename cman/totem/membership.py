@@ -159,12 +159,26 @@ class Membership(Circulation):
             return
         if m.ring != self.commit or m.hop <= self.commit_hop or not all(e.known for e in m.entries):
             return
+        if problem := self.wrong_entries(m):
+            self.drop(m.sender, problem)
+            return
         if self.state is State.COMMIT:
             self.enter_recovery(m, now_ns)
             self.pass_commit(wire.Commit(self.me, m.ring, m.hop + 1, m.entries), now_ns)
         elif self.state is State.RECOVERY and members[0] == self.me:
             self.commit_hop = m.hop
             self.start_token(now_ns)
+
+    def wrong_entries(self, m: wire.Commit) -> str:
+        """What cannot be true in a complete commit token; empty when all can."""
+        mates = [e for e in m.entries if e.old_ring == self.ring.ring_id]
+        if self.me not in (e.node for e in mates):
+            return "a commit token that says that we come from another ring"
+        if any(e.node == self.me and e.aru > self.ring.aru for e in mates):
+            return "a commit token that says that we have more than we have"
+        if any(e.aru < self.ring.released for e in mates):
+            return "a commit token in which a member lacks what it once had"
+        return ""
 
     # RECOVERY
 
@@ -216,11 +230,19 @@ class Membership(Circulation):
         """Nobody has shown us a token for too long."""
         self.counters["token_losses"] += 1
         self.warn(f"the token was lost in the {self.state.value} state", ring=self.commit or self.ring.ring_id)
+        self.gather_again(f"token lost in {self.state.value}", now_ns)
+
+    def break_ring(self, reason: str, now_ns: int) -> None:
+        self.warn("this ring cannot go on", ring=self.commit or self.ring.ring_id, reason=reason)
+        self.gather_again(reason, now_ns)
+
+    def gather_again(self, reason: str, now_ns: int) -> None:
+        """Seek the members anew: of the ring, or of the one that was about to be."""
         if self.state is State.OPERATIONAL:
             gather = Gather(self.me, frozenset(self.ring.members))
         else:
             gather = Gather(self.me, self.gather.proc, self.gather.failed)
-        self.enter_gather(gather, f"token lost in {self.state.value}", now_ns)
+        self.enter_gather(gather, reason, now_ns)
 
     def fail_to_receive(self, now_ns: int) -> None:
         self.warn("this node does not receive what the others send", ring=self.ring.ring_id, aru=self.ring.aru)

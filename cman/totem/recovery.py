@@ -49,7 +49,9 @@ class Recovery:
         assert self.old.released <= low, "a packet was released that a survivor lacks"
         holder = min(e.node for e in mates if e.aru == top)
         plan = list(range(low + 1, top + 1)) if holder == self.ring.me else []
-        return plan + sorted(seq for seq in self.old.store if seq > top)
+        plan += sorted(seq for seq in self.old.store if seq > top)
+        # What recovery brought into the old ring itself all of its members had when it opened.
+        return [seq for seq in plan if not self.old.store[seq].recovered]
 
     def next(self) -> int | None:
         """The next packet of the old ring to send, without those that somebody sent already."""

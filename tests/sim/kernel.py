@@ -26,6 +26,8 @@ S = 1_000_000_000
 MS = 1_000_000
 # A stopped process's socket buffers: what comes beyond it is lost.
 SOCKET_BUFFER_PACKETS = 400
+# More in one second of cluster time is a storm that feeds itself, not work.
+EVENTS_PER_SECOND_MAX = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,10 @@ class Observe:
     """For the checkers: something happened in the stack."""
 
     what: Any
+
+
+class Storm(AssertionError):
+    """The nodes send more and more."""
 
 
 class Process(Protocol):
@@ -137,10 +143,15 @@ class Kernel:
     def run_until(self, when_ns: int, stop: Callable[[], bool] | None = None) -> bool:
         """Run to that time, or until stop() holds (looked at after each event): whether it did."""
         heap, pop = self._heap, heapq.heappop
+        second_ns, events_max = self.now_ns, self.events + EVENTS_PER_SECOND_MAX
         while heap and heap[0][0] <= when_ns:
             at_ns, _, call, args = pop(heap)
             self.now_ns = at_ns
             self.events += 1
+            if self.events > events_max:
+                if at_ns - second_ns < S:
+                    raise Storm(f"{EVENTS_PER_SECOND_MAX} events since {second_ns / S:.6f} s")
+                second_ns, events_max = at_ns, self.events + EVENTS_PER_SECOND_MAX
             call(*args)
             if stop is not None and stop():
                 return True

@@ -125,6 +125,8 @@ class ClusterRun:
         key: Key = (node.node_id, node.life, pid, group)
         joined = process.joined.setdefault((group, pid), False)
         if not joined:
+            # As the daemon does when a subsystem registers.
+            process.node.dirty = True
             process.node.join_group(group, pid, now_ns)
             process.joined[(group, pid)] = True
         elif self.rng.random() < 0.05:

@@ -30,8 +30,8 @@ def test_same_seed_same_trace() -> None:
 
 
 # A seed that shows each soon.
-FOUND = {"DeliversOutOfOrder": 0, "SkipsRecovery": 3, "SkipsTheTail": 74, "TakesStaleTokens": 0, "ForgetsAMember": 0,
-         "ReleasesEarly": 2, "KeepsHalfPayloads": 18, "ForgetsItsRingNumber": 2, "TakesOldJoins": 0, "NeverMerges": 2}
+FOUND = {"DeliversOutOfOrder": 0, "SkipsRecovery": 3, "SkipsTheTail": 74, "TakesStaleTokens": 7, "ForgetsAMember": 0,
+         "ReleasesEarly": 7, "KeepsHalfPayloads": 18, "ForgetsItsRingNumber": 2, "TakesOldJoins": 0, "NeverMerges": 2}
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.__name__)

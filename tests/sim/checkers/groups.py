@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cman.cpg import GroupChange, GroupMessage, Member
+from cman.node import Log
 from cman.totem import RingId
 from sim.checkers import Violation
 from sim.kernel import SimNode
@@ -55,6 +56,8 @@ class GroupChecker:
         self.sent[key] = self.sent.get(key, 0) + 1
 
     def __call__(self, node: SimNode, what: Any, now_ns: int) -> None:
+        if isinstance(what, Log) and what.part == "CPG" and what.warning:
+            raise Violation(f"node {(node.node_id, node.life)}: {what.text}")
         if isinstance(what, GroupMessage | GroupChange) and what.group not in self._ignore:
             for pid in what.to:
                 key = (node.node_id, node.life, pid, what.group)
