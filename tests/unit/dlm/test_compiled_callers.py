@@ -28,7 +28,8 @@ def test_taking_turns(rng: random.Random, breaks: bool) -> None:
 
             async def breaker() -> None:
                 while len(done) < 6:
-                    await trio.sleep(0.003 + 0.01 * rng.random())
+                    for _ in range(rng.randint(1, 4)):
+                        await trio.sleep(0.003)
                     transport = sites[rng.randrange(2)].node.transport
                     for peer in transport._peers.values():
                         for link in list(peer.links):
