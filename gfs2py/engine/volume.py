@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from gfs2py.block._device import BlockDevice
+    from gfs2py.engine._lockqueue import LockQueue
 
 ROOT = 1
 O_RDWR = 2
@@ -27,11 +28,12 @@ class Volume:
     def __init__(self, device: BlockDevice, *, flags: Iterable[str] = ("relatime", "acl"), jid: int = 0,
                  norecovery: bool = False, cache_bytes: int = 32 << 20, inodes: int = 4096, commit_ms: int = 30000,
                  statfs_s: int = 30, quota_s: int = 60, quiet: bool = False, background: bool = True, uid: int = 0,
-                 gid: int = 0, umask: int = 0o022, say: Callable[[str], None] | None = None) -> None:
+                 gid: int = 0, umask: int = 0o022, say: Callable[[str], None] | None = None,
+                 locks: LockQueue | None = None, first: bool = True, parking: bool = False) -> None:
         self.fs = Gfs2(device, flags=tuple(flags), jid=jid, norecovery=norecovery, cache_bytes=cache_bytes,
                        inodes=inodes, commit_ms=commit_ms, statfs_s=statfs_s, quota_s=quota_s, lockproto="lock_nolock",
-                       quiet=quiet, background=background, say=say)
-        self.calls = Calls(self.fs, uid=uid, gid=gid, umask=umask)
+                       quiet=quiet, background=background, say=say, locks=locks, first=first)
+        self.calls = Calls(self.fs, uid=uid, gid=gid, umask=umask, parking=parking)
 
     def __enter__(self) -> Volume:
         return self

@@ -33,7 +33,7 @@ cdef int _by_block(const void* x, const void* y) noexcept nogil:
     return 0 if a == c else (-1 if a < c else 1)
 
 
-cdef uint32_t _collect(sbd* sd, ail_item* items, uint32_t want) noexcept nogil:
+cdef uint32_t _collect(sbd* sd, ail_item* items, uint32_t want, uint64_t upto) noexcept nogil:
     """Holds on to up to `want` writable buffers, oldest transaction first."""
     cdef jlog* log = sd.log
     cdef dlink* lt
@@ -45,6 +45,8 @@ cdef uint32_t _collect(sbd* sd, ail_item* items, uint32_t want) noexcept nogil:
     lt = log.ail_list.next
     while lt != &log.ail_list and n < want:
         tr = <logtxn*>lt.owner
+        if tr.seq > upto:
+            break
         lt = lt.next
         lb = tr.ail.next
         while lb != &tr.ail and n < want:
@@ -122,7 +124,7 @@ cdef void _done(sbd* sd, ail_item* items, uint32_t n, bint ok) noexcept nogil:
         buf_put(sd, b)
 
 
-cdef int ail_write(sbd* sd, uint32_t leave) noexcept nogil:
+cdef int ail_write(sbd* sd, uint32_t leave, uint64_t upto) noexcept nogil:
     cdef jlog* log = sd.log
     cdef ail_item items[BATCH_MAX]
     cdef bio_seg segs[BATCH_MAX]
@@ -139,7 +141,7 @@ cdef int ail_write(sbd* sd, uint32_t leave) noexcept nogil:
         if sd_dead(sd):
             err = -EIO
             break
-        n = _collect(sd, items, want)
+        n = _collect(sd, items, want, upto)
         if n == 0:
             break
         qsort(items, n, sizeof(ail_item), _by_block)

@@ -162,7 +162,7 @@ cdef int bmap_lookup(opctx* cx, inode* ip, uint64_t lblk, uint64_t maxn, uint64_
             break
         if level == 2 and (in_order or into == 0):
             _ahead(sd, ptrs, i, count)
-        err = meta_read(sd, be64toh(ptrs[i]), GFS2_METATYPE_IN, &child)
+        err = meta_read(sd, &ip.gl, be64toh(ptrs[i]), GFS2_METATYPE_IN, &child)
         if err:
             break
         buf_put(sd, b)
@@ -220,7 +220,7 @@ cdef int _find_branch(opctx* cx, inode* ip, buf* dibh, uint64_t lblk, branch* br
         p = be64toh(_pointers(br.b[k], k == 0)[br.idx[k]])
         if p == 0:
             break
-        err = meta_read(sd, p, GFS2_METATYPE_IN, &br.b[k + 1])
+        err = meta_read(sd, &ip.gl, p, GFS2_METATYPE_IN, &br.b[k + 1])
         if err:
             _put_branch(sd, br)
             return err

@@ -4,18 +4,22 @@ Contents are protected by the glock of whoever owns the block. A buffer is chang
 pinned it (B_DATA buffers: under the inode's glock EX). Every get is paired with a buf_put.
 """
 from libc.stdint cimport uint32_t, uint64_t
-from gfs2py.engine._incore cimport buf, bufcache, cache_shard, opctx, sbd
+from gfs2py.engine._incore cimport buf, bufcache, cache_shard, glock, opctx, sbd
 
 cdef int cache_init(sbd* sd, uint64_t limit_bytes) noexcept nogil
 cdef void cache_destroy(sbd* sd) noexcept nogil
-# Read through the cache. -EIO on device error, or (withdraw) when blkno is outside the file system.
-cdef int buf_read(sbd* sd, uint64_t blkno, buf** out) noexcept nogil
+# Read through the cache. -EIO on device error, or (withdraw) when blkno is outside the file system. gl: the glock of
+# the block's owner, which is held; what was cached before it was granted is read again.
+cdef int buf_read(sbd* sd, const glock* gl, uint64_t blkno, buf** out) noexcept nogil
 # A buffer whose old content does not matter: zeroed, uptodate; nothing is read.
 cdef int buf_new(sbd* sd, uint64_t blkno, buf** out) noexcept nogil
+# Whether another node may have changed the block since: of a buffer got by buf_peek.
+cdef inline bint buf_stale(const buf* b, const glock* gl) noexcept nogil:
+    return b.since < gl.since
 # As buf_read, without reading: NULL when the block is not cached (no error).
 cdef buf* buf_peek(sbd* sd, uint64_t blkno) noexcept nogil
 # buf_read plus the check of magic and mh_type; anything else is damage (withdraw, -EIO).
-cdef int meta_read(sbd* sd, uint64_t blkno, uint32_t metatype, buf** out) noexcept nogil
+cdef int meta_read(sbd* sd, const glock* gl, uint64_t blkno, uint32_t metatype, buf** out) noexcept nogil
 # A new metadata block: buf_new plus its header (magic, type, format).
 cdef int meta_new(sbd* sd, uint64_t blkno, uint32_t metatype, uint32_t metaformat, buf** out) noexcept nogil
 cdef void buf_hold(sbd* sd, buf* b) noexcept nogil

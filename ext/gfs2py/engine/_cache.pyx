@@ -8,10 +8,11 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memset
 from gfs2py.block._device cimport bio_seg, dev_alloc, dev_free
 from gfs2py.engine._incore cimport (B_DATA, B_DDIRTY, B_DIRTY, B_FREED, B_JDATA, B_PINNED, B_READING, B_UPTODATE,
-                                    B_WRITING, buf, bufcache, cache_shard, sbd)
+                                    B_WRITING, buf, bufcache, cache_shard, glock, sbd)
 from gfs2py.engine._observe cimport ob_cond_wait
-from gfs2py.engine._sbd cimport sd_corrupt
-from gfs2py.engine._sync cimport (dl_add_tail, dl_del, dl_empty, dl_init, dlink, pthread_cond_broadcast,
+from gfs2py.engine._sbd cimport sd_assert_failed, sd_corrupt
+from gfs2py.engine._sync cimport (dl_add_tail, dl_del, dl_empty, dl_init, dlink, gl_atomic_load64,
+                                  pthread_cond_broadcast,
                                   pthread_cond_destroy, pthread_cond_init, pthread_mutex_destroy, pthread_mutex_init,
                                   pthread_mutex_lock, pthread_mutex_unlock)
 from gfs2py.fuse._stat cimport WAIT_BUFFER
@@ -170,6 +171,7 @@ cdef buf* _get_locked(sbd* sd, cache_shard* s, uint64_t blkno) noexcept nogil:
     b.blkno = blkno
     b.refs = 1
     b.flags = 0
+    b.since = 0
     b.ail_tr = NULL
     b.ip = NULL
     dl_init(&b.lru, b)
@@ -211,7 +213,7 @@ cdef void buf_hold(sbd* sd, buf* b) noexcept nogil:
     pthread_mutex_unlock(&s.lock)
 
 
-cdef int buf_read(sbd* sd, uint64_t blkno, buf** out) noexcept nogil:
+cdef int buf_read(sbd* sd, const glock* gl, uint64_t blkno, buf** out) noexcept nogil:
     cdef cache_shard* s
     cdef buf* b
     cdef int err
@@ -226,12 +228,19 @@ cdef int buf_read(sbd* sd, uint64_t blkno, buf** out) noexcept nogil:
         return -ENOMEM
     while b.flags & B_READING:
         _wait(sd, s, blkno)
+    if b.flags & B_UPTODATE and b.since < gl.since:
+        if b.flags & (B_PINNED | B_DIRTY | B_DDIRTY):
+            _put_locked(sd, s, b)
+            pthread_mutex_unlock(&s.lock)
+            return sd_assert_failed(sd, b"a block is dirty whose lock was let go")
+        b.flags &= ~<uint32_t>(B_UPTODATE | B_DATA | B_JDATA)
     if b.flags & B_UPTODATE:
         s.hits += 1
         pthread_mutex_unlock(&s.lock)
         out[0] = b
         return 0
     b.flags |= B_READING
+    b.since = gl_atomic_load64(&sd.epoch)
     s.misses += 1
     pthread_mutex_unlock(&s.lock)
     err = sd.dev.ops.read(sd.dev, blkno << sd.bsize_shift, b.data, sd.bsize)
@@ -264,6 +273,7 @@ cdef int buf_new(sbd* sd, uint64_t blkno, buf** out) noexcept nogil:
         _wait(sd, s, blkno)
     b.flags |= B_UPTODATE
     b.flags &= ~<uint32_t>(B_DATA | B_JDATA)
+    b.since = gl_atomic_load64(&sd.epoch)
     pthread_mutex_unlock(&s.lock)
     memset(b.data, 0, sd.bsize)
     out[0] = b
@@ -292,8 +302,8 @@ cdef buf* buf_peek(sbd* sd, uint64_t blkno) noexcept nogil:
     return b
 
 
-cdef int meta_read(sbd* sd, uint64_t blkno, uint32_t metatype, buf** out) noexcept nogil:
-    cdef int err = buf_read(sd, blkno, out)
+cdef int meta_read(sbd* sd, const glock* gl, uint64_t blkno, uint32_t metatype, buf** out) noexcept nogil:
+    cdef int err = buf_read(sd, gl, blkno, out)
     cdef gfs2_meta_header* mh
     if err:
         return err
@@ -348,6 +358,7 @@ cdef void buf_readahead(sbd* sd, const uint64_t* blknos, uint32_t n) noexcept no
             b = _get_locked(sd, s, blknos[i])
             if b != NULL:
                 b.flags |= B_READING
+                b.since = gl_atomic_load64(&sd.epoch)
                 s.misses += 1
         else:
             b = NULL

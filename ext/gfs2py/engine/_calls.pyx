@@ -8,13 +8,18 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from gfs2py.block._device cimport dev_alloc, dev_free
-from gfs2py.fuse._ops cimport FileSystemHandle, fs_attr, fs_dirbuf, fs_entry, fs_open, fs_ops, fs_req, fs_statfs
+from gfs2py.engine._sync cimport (pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_init, pthread_cond_t,
+                                  pthread_cond_wait, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
+                                  pthread_mutex_t, pthread_mutex_unlock)
+from gfs2py.fuse._ops cimport (OP_PARK, FileSystemHandle, fs_attr, fs_dirbuf, fs_entry, fs_open, fs_ops, fs_req,
+                               fs_statfs)
 
 import os
 from typing import NamedTuple
 
 cdef enum:
     DIR_ROUND = 2000                # entries taken from one readdir call
+    WOKEN_MAX = 256                 # requests told to go on that are remembered; more threads than that do not call
 
 
 class Attr(NamedTuple):
@@ -76,14 +81,72 @@ cdef int _fail(int err, what) except -1:
     return 0
 
 
+cdef struct parklot:                # requests that were told to go on, before or while they wait
+    pthread_mutex_t lock
+    pthread_cond_t cond
+    uint64_t next_unique
+    uint64_t woken[WOKEN_MAX]
+    uint32_t n, parks
+
+
+cdef void park_wake(void* arg, uint64_t unique) noexcept nogil:
+    cdef parklot* p = <parklot*>arg
+    pthread_mutex_lock(&p.lock)
+    p.woken[p.n % <uint32_t>WOKEN_MAX] = unique
+    p.n += 1
+    pthread_cond_broadcast(&p.cond)
+    pthread_mutex_unlock(&p.lock)
+
+
+cdef bint park_wait(FileSystemHandle handle, int err, parklot* p, fs_req* rq) noexcept nogil:
+    """True when the request is answered; if it was parked, waits until it may run again."""
+    cdef uint32_t i
+    cdef bint found = False
+    if err != OP_PARK:
+        if rq.runs and handle.ops.parked_done != NULL:
+            handle.ops.parked_done(handle.fs, rq.unique)
+        return True
+    pthread_mutex_lock(&p.lock)
+    p.parks += 1
+    while True:
+        for i in range(<uint32_t>WOKEN_MAX):
+            if p.woken[i] == rq.unique:
+                p.woken[i] = 0
+                found = True
+        if found:
+            break
+        pthread_cond_wait(&p.cond, &p.lock)
+    pthread_mutex_unlock(&p.lock)
+    rq.runs += 1
+    return False
+
+
 cdef class Calls:
-    """The operations of a FileSystemHandle. All methods raise OSError; node 1 is the root."""
+    """The operations of a FileSystemHandle. All methods raise OSError; node 1 is the root.
+
+    parking: requests that lack a cluster lock are put away and run again, as a FUSE session does it, not asleep within.
+    """
 
     cdef FileSystemHandle handle
     cdef public uint32_t uid, gid, umask
+    cdef parklot parking
+    cdef bint parks
 
-    def __init__(self, FileSystemHandle handle not None, *, uint32_t uid=0, uint32_t gid=0, uint32_t umask=0o022):
+    def __cinit__(self, *args, **kwargs):
+        memset(&self.parking, 0, sizeof(parklot))
+        pthread_mutex_init(&self.parking.lock, NULL)
+        pthread_cond_init(&self.parking.cond, NULL)
+
+    def __dealloc__(self):
+        pthread_cond_destroy(&self.parking.cond)
+        pthread_mutex_destroy(&self.parking.lock)
+
+    def __init__(self, FileSystemHandle handle not None, *, uint32_t uid=0, uint32_t gid=0, uint32_t umask=0o022,
+                 bint parking=False):
         self.handle = handle
+        self.parks = parking
+        if parking and handle.ops.attach != NULL:
+            handle.ops.attach(handle.fs, park_wake, &self.parking)
         self.uid = uid
         self.gid = gid
         self.umask = umask
@@ -95,6 +158,11 @@ cdef class Calls:
         rq.uid = self.uid
         rq.gid = self.gid
         rq.umask = self.umask
+        if self.parks:
+            pthread_mutex_lock(&self.parking.lock)
+            self.parking.next_unique += 2
+            rq.unique = self.parking.next_unique
+            pthread_mutex_unlock(&self.parking.lock)
         return 0
 
     # -- names
@@ -108,7 +176,10 @@ cdef class Calls:
         cdef uint32_t n = len(name)
         self._req(&rq)
         with nogil:
-            err = self.handle.ops.lookup(self.handle.fs, &rq, parent, p, n, &e)
+            while True:
+                err = self.handle.ops.lookup(self.handle.fs, &rq, parent, p, n, &e)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
         _fail(err, name)
         if e.nodeid == 0:
             _fail(-2, name)
@@ -128,7 +199,10 @@ cdef class Calls:
         cdef uint32_t n = len(name)
         self._req(&rq)
         with nogil:
-            err = self.handle.ops.create(self.handle.fs, &rq, parent, p, n, mode, 2, &e, &fo)
+            while True:
+                err = self.handle.ops.create(self.handle.fs, &rq, parent, p, n, mode, 2, &e, &fo)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
         _fail(err, name)
         return e.nodeid, fo.fh, _attr(&e.attr)
 
@@ -139,7 +213,10 @@ cdef class Calls:
         cdef int err
         self._req(&rq)
         with nogil:
-            err = self.handle.ops.tmpfile(self.handle.fs, &rq, parent, mode, 2, &e, &fo)
+            while True:
+                err = self.handle.ops.tmpfile(self.handle.fs, &rq, parent, mode, 2, &e, &fo)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
         _fail(err, "tmpfile")
         return e.nodeid, fo.fh, _attr(&e.attr)
 
@@ -151,7 +228,10 @@ cdef class Calls:
         cdef uint32_t n = len(name)
         self._req(&rq)
         with nogil:
-            err = self.handle.ops.mknod(self.handle.fs, &rq, parent, p, n, mode, rdev, &e)
+            while True:
+                err = self.handle.ops.mknod(self.handle.fs, &rq, parent, p, n, mode, rdev, &e)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
         _fail(err, name)
         return e.nodeid, _attr(&e.attr)
 
@@ -163,7 +243,10 @@ cdef class Calls:
         cdef uint32_t n = len(name)
         self._req(&rq)
         with nogil:
-            err = self.handle.ops.mkdir(self.handle.fs, &rq, parent, p, n, mode, &e)
+            while True:
+                err = self.handle.ops.mkdir(self.handle.fs, &rq, parent, p, n, mode, &e)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
         _fail(err, name)
         return e.nodeid, _attr(&e.attr)
 
@@ -177,7 +260,10 @@ cdef class Calls:
         cdef uint32_t tn = len(target)
         self._req(&rq)
         with nogil:
-            err = self.handle.ops.symlink(self.handle.fs, &rq, parent, p, n, t, tn, &e)
+            while True:
+                err = self.handle.ops.symlink(self.handle.fs, &rq, parent, p, n, t, tn, &e)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
         _fail(err, name)
         return e.nodeid, _attr(&e.attr)
 
@@ -189,7 +275,10 @@ cdef class Calls:
         cdef uint32_t n = len(name)
         self._req(&rq)
         with nogil:
-            err = self.handle.ops.link(self.handle.fs, &rq, node, parent, p, n, &e)
+            while True:
+                err = self.handle.ops.link(self.handle.fs, &rq, node, parent, p, n, &e)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
         _fail(err, name)
         return e.nodeid, _attr(&e.attr)
 
@@ -200,7 +289,10 @@ cdef class Calls:
         cdef uint32_t n = len(name)
         self._req(&rq)
         with nogil:
-            err = self.handle.ops.unlink(self.handle.fs, &rq, parent, p, n)
+            while True:
+                err = self.handle.ops.unlink(self.handle.fs, &rq, parent, p, n)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
         _fail(err, name)
 
     def rmdir(self, uint64_t parent, bytes name not None):
@@ -210,7 +302,10 @@ cdef class Calls:
         cdef uint32_t n = len(name)
         self._req(&rq)
         with nogil:
-            err = self.handle.ops.rmdir(self.handle.fs, &rq, parent, p, n)
+            while True:
+                err = self.handle.ops.rmdir(self.handle.fs, &rq, parent, p, n)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
         _fail(err, name)
 
     def rename(self, uint64_t parent, bytes name not None, uint64_t newparent, bytes newname not None,
@@ -223,7 +318,10 @@ cdef class Calls:
         cdef uint32_t m = len(newname)
         self._req(&rq)
         with nogil:
-            err = self.handle.ops.rename(self.handle.fs, &rq, parent, p, n, newparent, q, m, flags)
+            while True:
+                err = self.handle.ops.rename(self.handle.fs, &rq, parent, p, n, newparent, q, m, flags)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
         _fail(err, name)
 
     def readdir(self, uint64_t node, uint64_t off=0, uint32_t most=DIR_ROUND):
@@ -241,7 +339,10 @@ cdef class Calls:
             raise MemoryError
         try:
             with nogil:
-                err = self.handle.ops.readdir(self.handle.fs, &rq, node, 0, off, &r.head)
+                while True:
+                    err = self.handle.ops.readdir(self.handle.fs, &rq, node, 0, off, &r.head)
+                    if park_wait(self.handle, err, &self.parking, &rq):
+                        break
             _fail(err, "readdir")
             return [DirEntry(r.list[i].name[:r.list[i].namelen], r.list[i].ino, r.list[i].dtype, r.list[i].next_off)
                     for i in range(r.n)]
@@ -257,7 +358,10 @@ cdef class Calls:
         cdef int err
         self._req(&rq)
         with nogil:
-            err = self.handle.ops.getattr(self.handle.fs, &rq, node, 0, &a, &valid)
+            while True:
+                err = self.handle.ops.getattr(self.handle.fs, &rq, node, 0, &a, &valid)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
         _fail(err, node)
         return _attr(&a)
 
@@ -291,7 +395,10 @@ cdef class Calls:
             want.mtime = mtime_ns // 1000000000
             want.mtimensec = mtime_ns % 1000000000
         with nogil:
-            err = self.handle.ops.setattr(self.handle.fs, &rq, node, 0, valid, &want, &a, &valid_ns)
+            while True:
+                err = self.handle.ops.setattr(self.handle.fs, &rq, node, 0, valid, &want, &a, &valid_ns)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
         _fail(err, node)
         return _attr(&a)
 
@@ -302,7 +409,10 @@ cdef class Calls:
         cdef int err
         self._req(&rq)
         with nogil:
-            err = self.handle.ops.readlink(self.handle.fs, &rq, node, out, 4096, &n)
+            while True:
+                err = self.handle.ops.readlink(self.handle.fs, &rq, node, out, 4096, &n)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
         _fail(err, node)
         return out[:n]
 
@@ -314,7 +424,10 @@ cdef class Calls:
         cdef int err
         self._req(&rq)
         with nogil:
-            err = self.handle.ops.open(self.handle.fs, &rq, node, flags, &fo)
+            while True:
+                err = self.handle.ops.open(self.handle.fs, &rq, node, flags, &fo)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
         _fail(err, node)
         return fo.fh
 
@@ -323,7 +436,10 @@ cdef class Calls:
         cdef int err
         self._req(&rq)
         with nogil:
-            err = self.handle.ops.release(self.handle.fs, &rq, node, fh, 0, 0, False)
+            while True:
+                err = self.handle.ops.release(self.handle.fs, &rq, node, fh, 0, 0, False)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
         _fail(err, node)
 
     def read(self, uint64_t node, uint64_t off, uint32_t size, uint64_t fh=0):
@@ -337,7 +453,10 @@ cdef class Calls:
             raise MemoryError
         try:
             with nogil:
-                err = self.handle.ops.read(self.handle.fs, &rq, node, fh, off, size, p, &n)
+                while True:
+                    err = self.handle.ops.read(self.handle.fs, &rq, node, fh, off, size, p, &n)
+                    if park_wait(self.handle, err, &self.parking, &rq):
+                        break
             _fail(err, node)
             return (<char*>p)[:n]
         finally:
@@ -358,7 +477,11 @@ cdef class Calls:
         try:
             memcpy(p, <const char*>data, size)
             with nogil:
-                err = self.handle.ops.write(self.handle.fs, &rq, node, fh, off, size, p, write_flags, open_flags, &n)
+                while True:
+                    err = self.handle.ops.write(self.handle.fs, &rq, node, fh, off, size, p, write_flags, open_flags,
+                                                     &n)
+                    if park_wait(self.handle, err, &self.parking, &rq):
+                        break
             _fail(err, node)
             return n
         finally:
@@ -369,7 +492,10 @@ cdef class Calls:
         cdef int err
         self._req(&rq)
         with nogil:
-            err = self.handle.ops.fsync(self.handle.fs, &rq, node, fh, datasync)
+            while True:
+                err = self.handle.ops.fsync(self.handle.fs, &rq, node, fh, datasync)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
         _fail(err, node)
 
     def syncfs(self):
@@ -377,7 +503,10 @@ cdef class Calls:
         cdef int err
         self._req(&rq)
         with nogil:
-            err = self.handle.ops.syncfs(self.handle.fs, &rq)
+            while True:
+                err = self.handle.ops.syncfs(self.handle.fs, &rq)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
         _fail(err, "syncfs")
 
     def fallocate(self, uint64_t node, uint32_t mode, uint64_t off, uint64_t length):
@@ -385,7 +514,10 @@ cdef class Calls:
         cdef int err
         self._req(&rq)
         with nogil:
-            err = self.handle.ops.fallocate(self.handle.fs, &rq, node, 0, mode, off, length)
+            while True:
+                err = self.handle.ops.fallocate(self.handle.fs, &rq, node, 0, mode, off, length)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
         _fail(err, node)
 
     def lseek(self, uint64_t node, uint64_t off, uint32_t whence):
@@ -394,7 +526,10 @@ cdef class Calls:
         cdef int err
         self._req(&rq)
         with nogil:
-            err = self.handle.ops.lseek(self.handle.fs, &rq, node, 0, off, whence, &at)
+            while True:
+                err = self.handle.ops.lseek(self.handle.fs, &rq, node, 0, off, whence, &at)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
         _fail(err, node)
         return at
 
@@ -404,7 +539,10 @@ cdef class Calls:
         cdef int err
         self._req(&rq)
         with nogil:
-            err = self.handle.ops.copy_file_range(self.handle.fs, &rq, src, 0, off_in, dst, 0, off_out, length, &n)
+            while True:
+                err = self.handle.ops.copy_file_range(self.handle.fs, &rq, src, 0, off_in, dst, 0, off_out, length, &n)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
         _fail(err, src)
         return n
 
@@ -419,8 +557,11 @@ cdef class Calls:
             raise ValueError("out_size over 4096")
         self._req(&rq)
         with nogil:
-            err = self.handle.ops.ioctl(self.handle.fs, &rq, node, 0, cmd, False, <const uint8_t*>p, size, out,
-                                        out_size, &n)
+            while True:
+                err = self.handle.ops.ioctl(self.handle.fs, &rq, node, 0, cmd, False, <const uint8_t*>p, size, out,
+                                                out_size, &n)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
         _fail(err, node)
         return (<char*>out)[:n]
 
@@ -432,7 +573,10 @@ cdef class Calls:
         memset(&s, 0, sizeof(s))
         self._req(&rq)
         with nogil:
-            err = self.handle.ops.statfs(self.handle.fs, &rq, &s)
+            while True:
+                err = self.handle.ops.statfs(self.handle.fs, &rq, &s)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
         _fail(err, "statfs")
         return s.bsize, s.blocks, s.bfree, s.files, s.ffree
 
@@ -447,7 +591,10 @@ cdef class Calls:
         cdef uint32_t size = len(value)
         self._req(&rq)
         with nogil:
-            err = self.handle.ops.setxattr(self.handle.fs, &rq, node, p, n, <const uint8_t*>v, size, flags, 0)
+            while True:
+                err = self.handle.ops.setxattr(self.handle.fs, &rq, node, p, n, <const uint8_t*>v, size, flags, 0)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
         _fail(err, name)
 
     def getxattr(self, uint64_t node, bytes name not None, uint32_t size=65536):
@@ -463,7 +610,10 @@ cdef class Calls:
             raise MemoryError
         try:
             with nogil:
-                err = self.handle.ops.getxattr(self.handle.fs, &rq, node, p, n, out, size, &got)
+                while True:
+                    err = self.handle.ops.getxattr(self.handle.fs, &rq, node, p, n, out, size, &got)
+                    if park_wait(self.handle, err, &self.parking, &rq):
+                        break
             _fail(err, name)
             return (<char*>out)[:got] if size else got
         finally:
@@ -480,7 +630,10 @@ cdef class Calls:
             raise MemoryError
         try:
             with nogil:
-                err = self.handle.ops.listxattr(self.handle.fs, &rq, node, out, 65536, &got)
+                while True:
+                    err = self.handle.ops.listxattr(self.handle.fs, &rq, node, out, 65536, &got)
+                    if park_wait(self.handle, err, &self.parking, &rq):
+                        break
             _fail(err, node)
             return [name for name in (<char*>out)[:got].split(b"\0") if name]
         finally:
@@ -493,5 +646,8 @@ cdef class Calls:
         cdef uint32_t n = len(name)
         self._req(&rq)
         with nogil:
-            err = self.handle.ops.removexattr(self.handle.fs, &rq, node, p, n)
+            while True:
+                err = self.handle.ops.removexattr(self.handle.fs, &rq, node, p, n)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
         _fail(err, name)

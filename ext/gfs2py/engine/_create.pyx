@@ -8,6 +8,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from gfs2py.engine._cache cimport buf_put, meta_new
 from gfs2py.engine._dir cimport dir_add, dir_add_need, dir_init_stuffed
+from gfs2py.engine._glock cimport glock_leave
 from gfs2py.engine._incore cimport (I_NOXATTR, I_UNLINKED, I_VALID, SDF_ACL, SDF_SUIDDIR, LM_ST_EXCLUSIVE, buf, inode,
                                     opctx, sbd)
 from gfs2py.engine._inode cimport dinode_new, dinode_out, inode_dirty, inode_fresh, inode_put, inode_touch
@@ -15,7 +16,7 @@ from gfs2py.engine._log cimport trans_add_meta, trans_begin, trans_end, trans_se
 from gfs2py.engine._rgrp cimport (inplace_release, inplace_reserve, inplace_reserve_orlov, rgrp_alloc, rgrp_find,
                                   rgrp_lock, rgrp_relink_di, rgrp_trans_blocks, rgrp_unlink_di, rgrp_unlock)
 from gfs2py.engine._sbd cimport sd_assert_failed
-from gfs2py.engine._sync cimport pthread_rwlock_trywrlock, pthread_rwlock_unlock
+from gfs2py.engine._sync cimport pthread_rwlock_trywrlock
 from gfs2py.engine._xattr cimport acl_inherit, xattr_set
 from gfs2py.ondisk._ondisk cimport *
 
@@ -197,7 +198,7 @@ cdef int make_inode(opctx* cx, inode* dip, const char* name, uint32_t namelen, n
         err = xattr_set(cx, ip, b"system.posix_acl_default", 24, acl.dflt, acl.dflt_len, 0)
     if err == 0 and plan.unnamed and not want.unnamed:
         err = link_inode(cx, dip, name, namelen, ip)
-    pthread_rwlock_unlock(&ip.gl.rw)
+    glock_leave(cx, &ip.gl)
     # On failure the unnamed inode goes back to the caller all the same: he has it deleted.
     out[0] = ip
     return err

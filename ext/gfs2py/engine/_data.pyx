@@ -67,7 +67,7 @@ cdef int data_put_block(opctx* cx, inode* ip, uint64_t lblk, uint64_t dblk, cons
 cdef int data_patch_block(opctx* cx, inode* ip, uint64_t lblk, uint64_t dblk, uint32_t at, const uint8_t* src,
                           uint32_t length) noexcept nogil:
     cdef buf* b = NULL
-    cdef int err = buf_read(cx.sd, dblk, &b)
+    cdef int err = buf_read(cx.sd, &ip.gl, dblk, &b)
     if err:
         return err
     if src == NULL:
@@ -113,7 +113,7 @@ cdef int data_zero_range(opctx* cx, inode* ip, uint64_t off, uint64_t length) no
             return err
         if dblk:
             if ip.diskflags & GFS2_DIF_JDATA:
-                err = buf_read(sd, dblk, &b)
+                err = buf_read(sd, &ip.gl, dblk, &b)
                 if err == 0:
                     trans_add_data(cx, b)
                     memset(b.data + at, 0, part)
@@ -132,7 +132,7 @@ cdef int _zero_if_not(opctx* cx, inode* ip, uint64_t lblk, uint64_t dblk, uint32
     cdef sbd* sd = cx.sd
     cdef buf* b = NULL
     cdef uint32_t i = at
-    cdef int err = buf_read(sd, dblk, &b)
+    cdef int err = buf_read(sd, &ip.gl, dblk, &b)
     if err:
         return err
     while i < at + length and b.data[i] == 0:

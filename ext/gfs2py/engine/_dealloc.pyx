@@ -7,6 +7,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport qsort
 from gfs2py.engine._dir cimport dir_dealloc_leaves
 from gfs2py.engine._incore cimport I_DEAD, LM_ST_EXCLUSIVE, inode, opctx, rgrpd, sbd
+from gfs2py.engine._iopen cimport iopen_done, iopen_exclusive
 from gfs2py.engine._inode cimport inode_get, inode_lock, inode_put, inode_unlock
 from gfs2py.engine._log cimport trans_begin, trans_end
 from gfs2py.engine._rgrp cimport (rgrp_blk_state, rgrp_find, rgrp_free_di, rgrp_lock, rgrp_trans_blocks, rgrp_unlock,
@@ -34,6 +35,20 @@ cdef int _strip(opctx* cx, inode* ip) noexcept nogil:
     return err
 
 
+cdef bint _nobody_has(opctx* cx, uint64_t addr) noexcept nogil:
+    """Among nodes: neither our kernel nor another node uses the inode. If another does, it is told, and deletes the
+    inode when it is done with it; asked again later all the same, for it may be done at this very moment."""
+    cdef sbd* sd = cx.sd
+    if sd.gls == NULL:
+        return True
+    if sd.gls.known(sd, addr):
+        return False
+    if iopen_exclusive(cx, addr) == 0:
+        return True
+    sd.delete_again(sd, addr)
+    return False
+
+
 cdef inode* _take(opctx* cx, uint64_t addr) noexcept nogil:
     """The inode, referenced, locked EX and stripped, if it is to be deleted; else NULL.
 
@@ -44,8 +59,11 @@ cdef inode* _take(opctx* cx, uint64_t addr) noexcept nogil:
     if rgrp_blk_state(cx, addr) != GFS2_BLKST_UNLINKED or inode_get(cx.sd, addr, &ip):
         return NULL
     if inode_lock(cx, ip, LM_ST_EXCLUSIVE) == 0:
-        if ip.nlink == 0 and _strip(cx, ip) == 0:
-            return ip
+        if ip.nlink == 0 and _nobody_has(cx, addr):
+            if _strip(cx, ip) == 0:
+                return ip
+            if cx.sd.gls != NULL:
+                iopen_done(cx, addr)
         inode_unlock(cx, ip)
     inode_put(ip)
     return NULL
@@ -100,6 +118,8 @@ cdef void fs_dealloc(sbd* sd, uint64_t* addrs, uint32_t n) noexcept nogil:
         if m and (i == n or m == GROUP or (ip != NULL and (its != rgd or _other_account(&cx, ips[0], ip)))):
             _free_dinodes(&cx, rgd, ips, m)
             for k in range(m):
+                if sd.gls != NULL:
+                    iopen_done(&cx, ips[k].no_addr)
                 inode_unlock(&cx, ips[k])
                 inode_put(ips[k])
             m = 0

@@ -108,7 +108,7 @@ cdef int prepare_data(opctx* cx, inode* ip, eachange* ch) noexcept nogil:
     cdef int err
     for i in range(ch.old_np):
         if i < ch.np:
-            err = meta_read(cx.sd, ch.old_ptrs[i], GFS2_METATYPE_ED, &ch.reused[i])
+            err = meta_read(cx.sd, &ip.gl, ch.old_ptrs[i], GFS2_METATYPE_ED, &ch.reused[i])
             if err:
                 return err
             ch.n_reused = i + 1
@@ -153,7 +153,7 @@ cdef int add_record_block(opctx* cx, inode* ip, const eachange* ch, buf** out) n
             ip.eattr = ind.blkno
             ip.diskflags |= GFS2_DIF_EA_INDIRECT
     else:
-        err = meta_read(cx.sd, ip.eattr, GFS2_METATYPE_IN, &ind)
+        err = meta_read(cx.sd, &ip.gl, ip.eattr, GFS2_METATYPE_IN, &ind)
         if err == 0:
             trans_add_meta(cx, ind)
     if err:
@@ -195,7 +195,7 @@ cdef int take_old(opctx* cx, inode* ip, const ea_key* key, const eachange* ch) n
     cdef uint32_t off = 0
     cdef uint32_t prev = 0
     cdef buf* b = NULL
-    cdef int err = meta_read(cx.sd, ch.old_blk, GFS2_METATYPE_EA, &b)
+    cdef int err = meta_read(cx.sd, &ip.gl, ch.old_blk, GFS2_METATYPE_EA, &b)
     if err:
         return err
     if ea_find(b.data, cx.sd.bsize, key, &off, &prev):
@@ -211,7 +211,7 @@ cdef int put_new(opctx* cx, inode* ip, const ea_key* key, const eachange* ch, co
     cdef buf* b = NULL
     cdef int err
     if ch.target:
-        err = meta_read(cx.sd, ch.target, GFS2_METATYPE_EA, &b)
+        err = meta_read(cx.sd, &ip.gl, ch.target, GFS2_METATYPE_EA, &b)
         if err == 0:
             trans_add_meta(cx, b)
     else:
@@ -347,7 +347,7 @@ cdef int free_block(opctx* cx, inode* ip, freeset* fs, uint32_t index, buf* b) n
     if err < 0:
         return err
     if indirect:
-        err = meta_read(cx.sd, ip.eattr, GFS2_METATYPE_IN, &ind)
+        err = meta_read(cx.sd, &ip.gl, ip.eattr, GFS2_METATYPE_IN, &ind)
         if err:
             return err
         if index == 0:

@@ -88,7 +88,7 @@ cdef int table_read(opctx* cx, inode* dip, uint8_t* out, uint64_t size) noexcept
         if n > 1:
             buf_readahead(sd, ahead, <uint32_t>n)
         for i in range(n):
-            err = meta_read(sd, dblk + i, GFS2_METATYPE_JD, &b)
+            err = meta_read(sd, &dip.gl, dblk + i, GFS2_METATYPE_JD, &b)
             if err:
                 return err
             part = min(size, <uint64_t>sd.jbsize)
@@ -161,7 +161,7 @@ cdef int exhash_store(opctx* cx, inode* dip, uint32_t first, uint32_t count) noe
         else:
             err = table_block(cx, dip, pos // sd.jbsize, 1, &dblk, &n)
             if err == 0:
-                err = meta_read(sd, dblk, GFS2_METATYPE_JD, &b)
+                err = meta_read(sd, &dip.gl, dblk, GFS2_METATYPE_JD, &b)
             within = pos % sd.jbsize
             part = min(end - pos, sd.jbsize - within)
             within += SIZEOF_META_HEADER
@@ -208,7 +208,7 @@ cdef int table_grow(opctx* cx, inode* dip, uint32_t depth) noexcept nogil:
             if is_new:
                 err = meta_new(sd, dblk + i, GFS2_METATYPE_JD, GFS2_FORMAT_JD, &b)
             else:
-                err = meta_read(sd, dblk + i, GFS2_METATYPE_JD, &b)
+                err = meta_read(sd, &dip.gl, dblk + i, GFS2_METATYPE_JD, &b)
             if err:
                 break
             trans_add_meta(cx, b)
@@ -237,7 +237,7 @@ cdef int exhash_leaf(opctx* cx, inode* dip, uint64_t blkno, buf** out) noexcept 
     cdef int err
     if blkno == 0:
         return sd_corrupt(cx.sd, dip.no_addr, b"directory hash table", b"leaf pointer", 1, 0)
-    err = meta_read(cx.sd, blkno, GFS2_METATYPE_LF, &b)
+    err = meta_read(cx.sd, &dip.gl, blkno, GFS2_METATYPE_LF, &b)
     if err:
         return err
     leaf = <const gfs2_leaf*>b.data

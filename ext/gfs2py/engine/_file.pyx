@@ -10,7 +10,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 from gfs2py.block._device cimport bio_seg, dev_alloc, dev_free
 from gfs2py.engine._bmap cimport bmap_alloc, bmap_alloc_need, bmap_lookup, unstuff_dinode
-from gfs2py.engine._cache cimport buf_new, buf_peek, buf_put, buf_read, cache_drop_range
+from gfs2py.engine._cache cimport buf_new, buf_peek, buf_put, buf_read, buf_stale, cache_drop_range
 from gfs2py.engine._data cimport (data_cancel, data_patch_block, data_put_block, data_throttle, data_writeback,
                                   data_zero_gap, data_zero_range, dw_begin, dw_end, dw_wait)
 from gfs2py.engine._incore cimport I_VALID, LM_ST_SHARED, SDF_SHARED, SDF_WRITEBACK, buf, dwrange, inode, opctx, sbd
@@ -52,10 +52,10 @@ cdef int _read_stuffed(opctx* cx, inode* ip, uint64_t off, uint64_t size, uint8_
     return 0
 
 
-cdef int _copy_block(sbd* sd, uint64_t dblk, uint32_t at, uint32_t part, uint8_t* out) noexcept nogil:
+cdef int _copy_block(sbd* sd, inode* ip, uint64_t dblk, uint32_t at, uint32_t part, uint8_t* out) noexcept nogil:
     """Part of one block through the cache."""
     cdef buf* b = NULL
-    cdef int err = buf_read(sd, dblk, &b)
+    cdef int err = buf_read(sd, &ip.gl, dblk, &b)
     if err:
         return err
     memcpy(out, b.data + at, part)
@@ -63,13 +63,16 @@ cdef int _copy_block(sbd* sd, uint64_t dblk, uint32_t at, uint32_t part, uint8_t
     return 0
 
 
-cdef int _copy_cached(sbd* sd, uint64_t dblk, uint64_t n, uint8_t* out, direct_io* io) noexcept nogil:
+cdef int _copy_cached(sbd* sd, inode* ip, uint64_t dblk, uint64_t n, uint8_t* out, direct_io* io) noexcept nogil:
     """n whole blocks: cached ones are copied, runs of others are queued for reading."""
     cdef uint64_t i
     cdef buf* b
     cdef int err
     for i in range(n):
         b = buf_peek(sd, dblk + i)
+        if b != NULL and buf_stale(b, &ip.gl):
+            buf_put(sd, b)
+            b = NULL
         if b != NULL:
             memcpy(out + (i << sd.bsize_shift), b.data, sd.bsize)
             buf_put(sd, b)
@@ -140,7 +143,7 @@ cdef int _read_extent(opctx* cx, inode* ip, uint64_t dblk, uint64_t off, uint64_
     cdef int err
     if at or part < sd.bsize or (<uintptr_t>out & (sd.dev.align - 1)):
         head = <uint32_t>min(part, <uint64_t>(sd.bsize - at))
-        err = _copy_block(sd, dblk, at, head, out)
+        err = _copy_block(sd, ip, dblk, at, head, out)
         if err or head == part:
             return err
         out += head
@@ -149,7 +152,7 @@ cdef int _read_extent(opctx* cx, inode* ip, uint64_t dblk, uint64_t off, uint64_
     if <uintptr_t>out & (sd.dev.align - 1):
         while part:
             head = <uint32_t>min(part, <uint64_t>sd.bsize)
-            err = _copy_block(sd, dblk, 0, head, out)
+            err = _copy_block(sd, ip, dblk, 0, head, out)
             if err:
                 return err
             out += head
@@ -161,14 +164,14 @@ cdef int _read_extent(opctx* cx, inode* ip, uint64_t dblk, uint64_t off, uint64_
         # Newer than the disk, or likely read ahead: with the dinodes of small files their data come in.
         if (ip.ndirty or ip.diskflags & GFS2_DIF_JDATA
                 or (part <= SMALL_READ and not (sd.flags & SDF_SHARED))):
-            err = _copy_cached(sd, dblk, whole, out, io)
+            err = _copy_cached(sd, ip, dblk, whole, out, io)
         else:
             err = _queue(sd, io, dblk, out, whole << sd.bsize_shift, False)
         if err:
             return err
     head = <uint32_t>(part & (sd.bsize - 1))
     if head:
-        return _copy_block(sd, dblk + whole, 0, head, out + (whole << sd.bsize_shift))
+        return _copy_block(sd, ip, dblk + whole, 0, head, out + (whole << sd.bsize_shift))
     return 0
 
 
@@ -236,9 +239,9 @@ cdef int _place_block(opctx* cx, inode* ip, uint64_t lblk, uint64_t dblk, uint32
     cdef int err
     if ip.diskflags & GFS2_DIF_JDATA:
         if is_new or part == sd.bsize:
-            err = buf_new(sd, dblk, &b) if is_new else buf_read(sd, dblk, &b)
+            err = buf_new(sd, dblk, &b) if is_new else buf_read(sd, &ip.gl, dblk, &b)
         else:
-            err = buf_read(sd, dblk, &b)
+            err = buf_read(sd, &ip.gl, dblk, &b)
         if err:
             return err
         trans_add_data(cx, b)
@@ -303,7 +306,7 @@ cdef void _warm_edges(opctx* cx, inode* ip, uint64_t off, uint64_t size) noexcep
         if ends[i] & (sd.bsize - 1) == 0 or ends[i] >> sd.bsize_shift << sd.bsize_shift >= ip.size:
             continue
         if bmap_lookup(cx, ip, ends[i] >> sd.bsize_shift, 1, &dblk, &n) == 0 and dblk:
-            if buf_read(sd, dblk, &b) == 0:
+            if buf_read(sd, &ip.gl, dblk, &b) == 0:
                 buf_put(sd, b)
 
 
@@ -498,7 +501,7 @@ cdef int file_fsync(opctx* cx, inode* ip, bint datasync, uint32_t* seen) noexcep
     cdef uint64_t seq
     cdef int err = 0
     cdef int e
-    if not (ip.iflags & I_VALID):
+    if not (ip.iflags & I_VALID) and ip.gl.x == NULL:
         # It left the cache and came back: which commit it waits for stands on its dinode.
         err = inode_lock(cx, ip, LM_ST_SHARED)
         if err:
@@ -779,7 +782,7 @@ cdef int internal_read(opctx* cx, inode* ip, uint64_t off, void* out, uint32_t s
         if dblk == 0:
             memset(p, 0, part)
         else:
-            err = _copy_block(sd, dblk, at, part, p)
+            err = _copy_block(sd, ip, dblk, at, part, p)
             if err:
                 return err
         p += part
@@ -812,7 +815,7 @@ cdef int internal_write_tr(opctx* cx, inode* ip, uint64_t off, const void* src, 
             if err == 0 and dblk == 0:
                 err = sd_corrupt(sd, ip.no_addr, b"dinode", b"system file block", 1, 0)
             if err == 0:
-                err = buf_read(sd, dblk, &b)
+                err = buf_read(sd, &ip.gl, dblk, &b)
             if err:
                 return err
             trans_add_data(cx, b)

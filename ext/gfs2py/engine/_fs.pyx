@@ -8,6 +8,7 @@ from gfs2py.engine._dir cimport dir_read
 from gfs2py.engine._file cimport file_read
 from gfs2py.engine._fs cimport gfs2_fs, handle, node_addr
 from gfs2py.engine._fsio cimport fsio_fill
+from gfs2py.engine._glock cimport GL_LOCAL, glock_done
 from gfs2py.engine._incore cimport (I_VALID, LM_ST_EXCLUSIVE, LM_ST_SHARED, SDF_ACL, SDF_SHARED, buf, inode, opctx, sbd)
 from gfs2py.engine._inode cimport inode_dirty, inode_get, inode_lock, inode_put, inode_touch, inode_unlock
 from gfs2py.engine._log cimport trans_begin, trans_end
@@ -16,7 +17,7 @@ from gfs2py.engine._nodes cimport (node_delete_later, node_forget, node_looked_u
                                    node_writers)
 from gfs2py.engine._sbd cimport ctx_init
 from gfs2py.engine._xattr cimport acl_to_mode, xattr_get, xattr_list, xattr_set
-from gfs2py.fuse._ops cimport fs_attr, fs_dirbuf, fs_entry, fs_open, fs_ops, fs_req
+from gfs2py.fuse._ops cimport fs_attr, fs_dirbuf, fs_entry, fs_open, fs_ops, fs_req, unpark_fn
 from gfs2py.ondisk._ondisk cimport GFS2_DIF_IMMUTABLE
 
 cdef extern from "<errno.h>" nogil:
@@ -34,6 +35,7 @@ cdef enum:
     NEAR = 128                      # a dinode this close to the last cold one is one of a run
     RUN = 64                        # blocks then read together
     LARGE_DIR = 1000                # entries: its first READDIRPLUS reads no dinodes
+    STALE_TRIES = 100               # a name that changes this often under us: somebody else's loop
     SETXATTR_ACL_KILL_SGID = 1      # FUSE_SETXATTR_ACL_KILL_SGID
 
 
@@ -41,22 +43,46 @@ cdef void fs_ctx(opctx* cx, gfs2_fs* fs, fs_req* rq) noexcept nogil:
     ctx_init(cx, fs.sd, rq.uid, rq.gid)
     cx.pid = rq.pid
     cx.umask = rq.umask
+    cx.unique = rq.unique
     cx.interrupted = &rq.interrupted
 
 
-cdef int _entry(gfs2_fs* fs, opctx* cx, inode* ip, fs_entry* out) noexcept nogil:
-    """Attributes under a shared lock; the kernel's lookup count goes up by one."""
+cdef struct making:                 # what _made fills
+    gfs2_fs* fs
+    fs_entry* out
+    bint linked
+
+
+cdef void _made(void* arg, inode* ip) noexcept nogil:
+    cdef making* m = <making*>arg
+    if m.linked:
+        node_relinked(&m.fs.nd, ip.no_addr)
+    _fill_entry(m.fs, ip, m.out)
+
+
+cdef int _entry(gfs2_fs* fs, opctx* cx, inode* ip, uint64_t formal, fs_entry* out) noexcept nogil:
+    """Attributes under a shared lock; the kernel's lookup count goes up by one.
+
+    -ESTALE: since the entry was read another node has deleted the inode that it means.
+    """
     cdef int err = inode_lock(cx, ip, LM_ST_SHARED)
     if err:
         return err
+    if ip.gl.x != NULL and (ip.no_formal_ino != formal or ip.nlink == 0):
+        err = -ESTALE
+    else:
+        _fill_entry(fs, ip, out)
+    inode_unlock(cx, ip)
+    return err
+
+
+cdef void _fill_entry(gfs2_fs* fs, inode* ip, fs_entry* out) noexcept nogil:
     out.nodeid = 1 if ip.no_addr == fs.sd.root_addr else ip.no_addr
     out.generation = ip.no_formal_ino
     out.entry_valid_ns = fs.entry_ns
     out.attr_valid_ns = fs.attr_ns
     attr_fill(ip, &out.attr)
     node_looked_up(&fs.nd, ip.no_addr, ip.nlink == 0)
-    inode_unlock(cx, ip)
-    return 0
 
 
 cdef bint _in_memory(gfs2_fs* fs, uint64_t addr) noexcept nogil:
@@ -89,18 +115,23 @@ cdef int do_lookup(void* p, fs_req* rq, uint64_t parent, const char* name, uint3
     cdef opctx cx
     cdef inode* dip = NULL
     cdef inode* ip = NULL
-    cdef int err
+    cdef uint64_t formal = 0
+    cdef int tries, err
     fs_ctx(&cx, fs, rq)
     err = inode_get(fs.sd, node_addr(fs, parent), &dip)
     if err:
         return err
-    err = fs_lookup(&cx, dip, name, namelen, &ip)
-    inode_put(dip)
-    if err == 0:
+    for tries in range(STALE_TRIES):
+        err = fs_lookup(&cx, dip, name, namelen, &ip, &formal)
+        if err:
+            break
         if not (ip.iflags & I_VALID):
             _dinode_run(fs, ip.no_addr)
-        err = _entry(fs, &cx, ip, out)
+        err = _entry(fs, &cx, ip, formal, out)
         inode_put(ip)
+        if err != -ESTALE:
+            break
+    inode_put(dip)
     if err == -ENOENT and fs.entry_ns:
         # nodeid 0: the kernel remembers that there is nothing of this name.
         memset(out, 0, sizeof(fs_entry))
@@ -171,6 +202,7 @@ cdef int do_readlink(void* p, fs_req* rq, uint64_t nodeid, char* out, uint32_t s
             err = file_read(&cx, ip, 0, size, <uint8_t*>out, &got)
             due = err == 0 and atime_due(&cx, ip)
         inode_unlock(&cx, ip)
+    cx.gl_flags = GL_LOCAL
     if due and inode_lock(&cx, ip, LM_ST_EXCLUSIVE) == 0:
         atime_update(&cx, ip)
         inode_unlock(&cx, ip)
@@ -187,24 +219,27 @@ cdef int _new_entry(gfs2_fs* fs, fs_req* rq, uint64_t parent, const char* name, 
     cdef opctx cx
     cdef inode* dip = NULL
     cdef inode* ip = NULL
+    cdef making m
     cdef int err
     fs_ctx(&cx, fs, rq)
     err = inode_get(fs.sd, node_addr(fs, parent), &dip)
     if err:
         return err
-    err = fs_create(&cx, dip, name, namelen, want, &ip)
+    m.fs = fs
+    m.out = out
+    m.linked = False
+    err = fs_create(&cx, dip, name, namelen, want, &ip, _made, &m)
     inode_put(dip)
     if err:
         if ip != NULL:
             node_delete_later(&fs.nd, ip.no_addr)
             inode_put(ip)
         return err
-    err = _entry(fs, &cx, ip, out)
-    if err == 0 and keep != NULL:
+    if keep != NULL:
         keep[0] = ip
     else:
         inode_put(ip)
-    return err
+    return 0
 
 
 cdef int do_mknod(void* p, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen, uint32_t mode,
@@ -335,16 +370,17 @@ cdef int do_link(void* p, fs_req* rq, uint64_t nodeid, uint64_t newparent, const
     cdef opctx cx
     cdef inode* ip = NULL
     cdef inode* dip = NULL
+    cdef making m
     cdef int err
     fs_ctx(&cx, fs, rq)
     err = inode_get(fs.sd, node_addr(fs, nodeid), &ip)
     if err == 0:
         err = inode_get(fs.sd, node_addr(fs, newparent), &dip)
+    m.fs = fs
+    m.out = out
+    m.linked = True
     if err == 0:
-        err = fs_link(&cx, ip, dip, name, namelen)
-    if err == 0:
-        node_relinked(&fs.nd, ip.no_addr)
-        err = _entry(fs, &cx, ip, out)
+        err = fs_link(&cx, ip, dip, name, namelen, _made, &m)
     inode_put(ip)
     inode_put(dip)
     return err
@@ -399,7 +435,7 @@ cdef int _emit(gfs2_fs* fs, opctx* cx, collector* c, fs_dirbuf* out, bint cheap)
         ep = NULL
         if out.plus and not _is_dot(c.names + f.at, f.namelen) and not (cheap and not _in_memory(fs, f.addr)):
             if inode_get(fs.sd, f.addr, &ip) == 0:
-                if _entry(fs, cx, ip, &e) == 0:
+                if _entry(fs, cx, ip, f.formal, &e) == 0:
                     ep = &e
                 inode_put(ip)
         if out.add(out, c.names + f.at, f.namelen, f.addr, f.dtype, f.next_off, ep):
@@ -457,9 +493,12 @@ cdef int do_readdir(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t 
             inode_unlock(&cx, ip)
     if err >= 0:
         err = 0
-        if out.plus and not cheap:
+        if out.plus and not cheap and fs.sd.gls == NULL:
             _ahead(fs, &c)
-        _emit(fs, &cx, &c, out, cheap)
+        # Attributes of what is locked here; for the others the kernel asks when it wants them.
+        cx.gl_flags = GL_LOCAL
+        _emit(fs, &cx, &c, out, cheap and fs.sd.gls == NULL)
+    cx.gl_flags = GL_LOCAL
     if due and inode_lock(&cx, ip, LM_ST_EXCLUSIVE) == 0:
         atime_update(&cx, ip)
         inode_unlock(&cx, ip)
@@ -600,9 +639,22 @@ cdef void do_destroy(void* p) noexcept nogil:
         fs.shutdown(fs)
 
 
+cdef void do_attach(void* p, unpark_fn unpark, void* arg) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    if fs.sd.gls != NULL:
+        fs.sd.gls.unpark_arg = arg
+        fs.sd.gls.unpark = unpark
+
+
+cdef void do_parked_done(void* p, uint64_t unique) noexcept nogil:
+    glock_done((<gfs2_fs*>p).sd.gls, unique)
+
+
 cdef void _fill_table() noexcept nogil:
     memset(&_table, 0, sizeof(_table))
     _table.destroy = do_destroy
+    _table.attach = do_attach
+    _table.parked_done = do_parked_done
     _table.lookup = do_lookup
     _table.forget = do_forget
     _table.getattr = do_getattr

@@ -8,6 +8,7 @@ from gfs2py.engine._data cimport data_throttle
 from gfs2py.engine._file cimport (file_copy_range, file_fallocate, file_fsync, file_read, file_write, file_write_late,
                                   late_write)
 from gfs2py.engine._fs cimport fs_ctx, gfs2_fs, handle, node_addr
+from gfs2py.engine._glock cimport GL_LOCAL
 from gfs2py.engine._incore cimport LM_ST_EXCLUSIVE, LM_ST_SHARED, inode, opctx, sbd
 from gfs2py.engine._inode cimport inode_get, inode_lock, inode_put, inode_unlock, inodes_lock, inodes_unlock
 from gfs2py.engine._log cimport log_sync
@@ -158,6 +159,7 @@ cdef int do_read(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t off
             due = err == 0 and not (fh and (<handle*>fh).flags & O_NOATIME) and atime_due(&cx, ip)
         inode_unlock(&cx, ip)
         rq.waited = fs.sd.dev.n_reads != reads
+    cx.gl_flags = GL_LOCAL          # the time of a read is not worth another node's work
     if due and inode_lock(&cx, ip, LM_ST_EXCLUSIVE) == 0:
         atime_update(&cx, ip)       # the data was read: a failure here is not the reader's
         inode_unlock(&cx, ip)
@@ -205,7 +207,9 @@ cdef int do_write(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t of
         if err == 0 and write_flags & WRITE_KILL_SUIDGID:
             err = attr_kill_priv(&cx, ip)
         # With O_APPEND too the kernel's offset counts: it may hold pages of the file that we have not been sent yet,
-        # and sends one large append as several requests at once.
+        # and sends one large append as several requests at once. Among nodes it knows the size no better than others.
+        if fs.sd.gls != NULL and open_flags & O_APPEND and not write_flags & WRITE_CACHE:
+            off = ip.size
         if err == 0 and (write_flags & WRITE_CACHE or open_flags & O_DIRECT):
             # All or an error: of a short answer the kernel's write-back tells nobody, and a direct write makes EIO
             # (fs/fuse/file.c, fuse_writepage_end and fuse_get_res_by_io).

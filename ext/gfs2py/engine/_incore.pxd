@@ -33,6 +33,9 @@ cdef enum:
     I_UNLINKED = 8          # nlink reached 0: dealloc at the last put
     I_SYSTEM = 16
     I_NOXATTR = 32          # known to have no extended attributes
+    I_DYING = 64            # cut loose; freed when its glock has been let go
+
+    KEEP_MAX = 8            # glocks that stay for one parked operation
 
     # mount flags
     SDF_RDONLY = 1, SDF_WRITEBACK = 2, SDF_QUOTA_ACCOUNT = 4, SDF_QUOTA_ENFORCE = 8, SDF_ACL = 16
@@ -41,6 +44,9 @@ cdef enum:
     SDF_SHARED = 32768      # other nodes may write this disk (lock_dlm)
 
 cdef struct sbd
+cdef struct glx
+cdef struct gls
+cdef struct gwaiter
 cdef struct inode
 cdef struct rgrpd
 cdef struct logtxn
@@ -50,9 +56,89 @@ cdef struct glock:
     uint32_t type
     uint64_t number
     int32_t state                   # what the cluster granted this node; lock_nolock: always EXCLUSIVE
+    int32_t avail                   # up to which mode operations are admitted now, atomic (the gate)
     pthread_rwlock_t rw             # holders on this node
+    uint64_t since                  # buffers of its owner read before this (sbd.epoch) are void
     uint8_t lvb[32]
     void* owner                     # inode* or rgrpd*
+    glx* x                          # the cluster's side of it (_glock); NULL: one node
+
+cdef struct gwaiter:                # one operation that waits for a glock, or has just got it
+    gwaiter* next                   # on its glx
+    glx* x
+    int32_t mode
+    uint32_t flags                  # GL_*
+    bint waiting
+    int32_t err
+    uint64_t unique                 # 0: a thread sleeps; else the parked request
+    uint64_t woken_ns
+    uint32_t n_kept                 # glocks that stay here until its next run
+    glx* kept[KEEP_MAX]
+    gwaiter* hnext                  # parked: by unique
+
+cdef struct glx:
+    glock* gl
+    sbd* sd
+    dlink all                       # gls.all
+    dlink work                      # a demoter's list
+    dlink unreg                     # gls.unreg, oldest first
+    uint64_t reg_no                 # its number there
+    uint64_t need_reg               # demotion: births with lower numbers must be known to the lock manager first
+    void* handle                    # the lock manager's
+    int32_t req                     # mode asked for; -1: nothing is under way
+    uint32_t req_flags              # LM_*
+    int32_t demote                  # mode that others leave us; -1: nobody complains
+    uint32_t flags                  # GLX_*
+    uint32_t n_kept                 # operations that were woken for it and have not run yet
+    gwaiter* waiters
+    uint64_t asked_ns, granted_ns, due_ns
+    uint64_t wait_ns, sync_ns       # the last acquisition, the last demotion
+    uint64_t dirty_seq              # the newest transaction in which something under it was changed, atomic
+    uint64_t served                 # holders that left, relaxed
+    int32_t leaving                 # a demoter waits for the last holder, atomic
+    uint64_t deleted                # inode: generation that a node deleted, from the lock value block
+
+cdef struct lm_ops:
+    # Asks for mode `want` where `have` is held (LM_ST_UNLOCKED, not GLX_KNOWN: a new lock). Answered by glock_answer.
+    # The lock value block: gl.lvb is set before the answer to a grant of SH or EX, and taken when EX is given back.
+    void (*lock)(void* lm, glx* x, int32_t have, int32_t want, uint32_t flags) noexcept nogil
+    # The lock manager shall forget it. Not answered; x may be freed afterwards.
+    void (*unlock)(void* lm, glx* x, int32_t have) noexcept nogil
+
+cdef struct demoter:
+    gls* gs
+    dlink work
+    pthread_cond_t cond
+    pthread_t thread
+    bint on
+
+cdef struct gls:
+    sbd* sd
+    const lm_ops* ops
+    void* lm
+    pthread_mutex_t lock            # all glx fields but the atomic ones
+    pthread_cond_t cond             # sleepers, registration
+    dlink all, unreg
+    uint64_t reg_next
+    gwaiter* parked[256]
+    uint32_t n_parked
+    demoter demoters[2]             # inodes; all others
+    bint stop
+    bint blocked                    # a dead node's journal is being replayed
+    # flush and forget what is under x before it goes down to `target` (its rw is held for writing)
+    int (*go)(glx* x, int32_t target) noexcept nogil
+    # the lock has gone down; x may be freed here
+    void (*gone)(glx* x) noexcept nogil
+    # before the gate closes: the kernel gives back what it caches. Blocks; called again until nothing was served
+    # meanwhile. NULL: it caches nothing.
+    void (*invalidate)(void* arg, glx* x, int32_t target) noexcept nogil
+    void* invalidate_arg
+    void (*unpark)(void* arg, uint64_t unique) noexcept nogil       # NULL: operations sleep
+    void* unpark_arg
+    bint (*known)(sbd* sd, uint64_t addr) noexcept nogil            # does the kernel know this inode?
+    void* iopens                    # _iopen
+    int32_t planted                 # a bug for tests to find
+    uint64_t n_requests, n_grants, n_refused, n_basts, n_demotes, n_parks, n_sleeps, n_registered, n_rounds
 
 cdef struct buf:
     uint64_t blkno
@@ -65,6 +151,7 @@ cdef struct buf:
     dlink ail                       # a committed transaction's AIL
     logtxn* ail_tr
     dlink dirty                     # B_DATA: its inode's dirty list
+    uint64_t since                  # sbd.epoch when its content was read or made
     inode* ip                       # B_DATA|B_DDIRTY: whose
     uint64_t lblk                   # B_DATA: the file block it holds
 
@@ -147,6 +234,7 @@ cdef struct icache:
     inode** table
     uint32_t mask, count, limit
     dlink lru
+    dlink dying                     # cut loose, waiting for their glocks to be let go (inode.lru)
 
 cdef struct blkrange:               # blocks of one group, by position
     uint32_t start, len
@@ -196,6 +284,7 @@ cdef struct logtxn:                 # a compound transaction: running, then comm
     uint32_t nfreed
     dlink ail                       # committed: buffers not yet in place
     uint32_t n_ail
+    uint64_t tail_seq               # of its header: the oldest transaction that a replay begins with
     uint32_t first                  # log block where it begins
     uint32_t nblocks                # log blocks it occupies
 
@@ -218,6 +307,7 @@ cdef struct jlog:
     uint64_t sequence               # of the next header
     logtxn* running
     uint64_t committed_seq          # all transactions with seq <= this are durable
+    uint64_t tail_seq               # none below this is replayed any more, by the newest header on disk
     dlink ail_list
     uint32_t n_ail                  # buffers on all AILs
     bint live                       # headers may be written
@@ -249,10 +339,10 @@ cdef struct opctx:                  # one operation under way, on one thread's s
     uint32_t rg_target
     uint32_t rg_held                # groups locked by this operation
     rgrpd* rg_top                   # the one with the highest address
-    # cluster locks that are missing (OP_PARK)
-    uint32_t n_missing
-    glock* missing[8]
-    int32_t missing_mode[8]
+    # cluster locks
+    uint64_t unique                 # not 0: the request's number, under which it may be parked (OP_PARK)
+    uint32_t gl_flags               # GL_* for all inode glocks it takes
+    uint64_t last_seq               # the newest transaction it was part of
     int* interrupted                # may be NULL
     bint no_times                   # write(): the kernel keeps mtime itself (write-back of its page cache)
     uint32_t ea_mode                # not 0: the inode's mode from the change of an extended attribute on
@@ -276,11 +366,14 @@ cdef struct sbd:
     char locktable[64]
     uint8_t uuid[16]
     # parts
+    gls* gls                        # the cluster's locks; NULL: one node
+    uint64_t epoch                  # counts up when a glock is granted anew (glock.since), atomic
     bufcache* bc
     icache* ic
     jlog* log
     rgrpd* rgrps                    # sorted by addr
     uint32_t n_rgrps, cap_rgrps
+    uint32_t n_journals             # as many nodes share the groups
     pthread_mutex_t rg_lock         # reservations, clone_list, choice of rgrps
     dlink clone_list                # groups in which the running transaction freed something
     dlink clone_committing          # the same of the transaction being committed
@@ -316,6 +409,7 @@ cdef struct sbd:
     # Tries to free UNLINKED dinodes of a group whose space is wanted; waits for no glock (trylock only)
     # and uses an opctx of its own.
     void (*reclaim)(opctx* cx, rgrpd* rgd) noexcept nogil
+    void (*delete_again)(sbd* sd, uint64_t addr) noexcept nogil     # an unlinked inode that another node has open
     # errors
     int32_t withdrawn               # atomic
     pthread_mutex_t err_lock
@@ -323,6 +417,8 @@ cdef struct sbd:
     char jid_name[64]
     void* mnt                       # mount.pyx
     pthread_mutex_t rename_lock     # moving directories between directories
+    glock rename_gl                 # the same among nodes
+    glock journal_gl                # EX: this journal has an owner
     bint quiet                      # tests: no messages to stderr
     uint64_t n_corrupt
     int64_t n_ddirty                # dirty data blocks of all inodes, atomic

@@ -21,6 +21,10 @@ cdef void inode_touch(opctx* cx, inode* ip, bint mtime, bint ctime) noexcept nog
 cdef void dinode_new(inode* ip, buf* b) noexcept nogil
 # with a reference, or NULL when not cached
 cdef inode* inode_peek(sbd* sd, uint64_t addr) noexcept nogil
+# Its glock has been let go: if it was cut loose, it is freed.
+cdef void inode_let_go(inode* ip) noexcept nogil
+# The disk was changed behind the cache's back (replay): `only`, or NULL for all, is read again. Nothing is dirty.
+cdef void icache_forget(sbd* sd, inode* only) noexcept nogil
 cdef void icache_drop(sbd* sd, inode* ip) noexcept nogil                        # its image in memory is no longer true
 # A new dinode at addr: an inode in memory that is nobody's yet; what was known of an older one there is cut loose.
 cdef int inode_fresh(sbd* sd, uint64_t addr, inode** out) noexcept nogil

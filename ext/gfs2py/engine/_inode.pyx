@@ -7,17 +7,19 @@ an open file hold references.
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
-from gfs2py.engine._cache cimport buf_put, meta_read
-from gfs2py.engine._incore cimport (B_DIRTY, B_PINNED, I_DEAD, I_VALID, LM_ST_EXCLUSIVE, LM_ST_SHARED, LM_TYPE_INODE,
-                                    buf, icache, inode,
-                                    opctx, sbd)
+from gfs2py.engine._cache cimport buf_put, buf_read, meta_read
+from gfs2py.engine._glock cimport (GL_NOPARK, glock_born, glock_drop, glock_free, glock_idle, glock_init, glock_keep,
+                                   glock_leave, glock_settled, glock_slow)
+from gfs2py.engine._incore cimport (B_DIRTY, B_PINNED, I_DEAD, I_DYING, I_SYSTEM, I_UNLINKED, I_VALID,
+                                    LM_ST_EXCLUSIVE, LM_ST_SHARED, LM_TYPE_INODE, buf, icache, inode, opctx, sbd)
 from gfs2py.engine._log cimport trans_add_meta, trans_seq
 from gfs2py.engine._observe cimport ob_rdlock, ob_wrlock
 from gfs2py.engine._sbd cimport sd_corrupt, sd_dead
-from gfs2py.engine._sync cimport (dl_add_tail, dl_del, dl_empty, dl_init, gl_atomic_load64, pthread_cond_destroy,
-                                  pthread_cond_init,
-                                  pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
-                                  pthread_rwlock_destroy, pthread_rwlock_unlock, rwlock_init)
+from gfs2py.engine._sync cimport (dl_add_tail, dl_del, dl_empty, dl_init, gl_atomic_add64, gl_atomic_load32,
+                                  gl_atomic_load64,
+                                  pthread_cond_destroy, pthread_cond_init, pthread_mutex_destroy, pthread_mutex_init,
+                                  pthread_mutex_lock, pthread_mutex_unlock, pthread_rwlock_unlock)
+from gfs2py.fuse._ops cimport OP_PARK
 from gfs2py.fuse._stat cimport WAIT_INODE
 from gfs2py.ondisk._ondisk cimport *
 
@@ -47,6 +49,7 @@ cdef int icache_init(sbd* sd, uint32_t limit) noexcept nogil:
     ic.limit = limit
     pthread_mutex_init(&ic.lock, NULL)
     dl_init(&ic.lru, NULL)
+    dl_init(&ic.dying, NULL)
     sd.ic = ic
     return 0
 
@@ -58,7 +61,7 @@ cdef inline inode** _slot(icache* ic, uint64_t addr) noexcept nogil:
 cdef void _destroy(sbd* sd, inode* ip) noexcept nogil:
     if sd.inode_evict != NULL:
         sd.inode_evict(sd, ip)
-    pthread_rwlock_destroy(&ip.gl.rw)
+    glock_free(&ip.gl)
     pthread_mutex_destroy(&ip.dlock)
     pthread_cond_destroy(&ip.dcond)
     free(ip.hash_cache)
@@ -76,6 +79,10 @@ cdef void icache_destroy(sbd* sd) noexcept nogil:
             ip = ic.table[i]
             ic.table[i] = ip.hnext
             _destroy(sd, ip)
+    while not dl_empty(&ic.dying):
+        ip = <inode*>ic.dying.next.owner
+        dl_del(&ip.lru)
+        _destroy(sd, ip)
     pthread_mutex_destroy(&ic.lock)
     free(ic.table)
     free(ic)
@@ -103,11 +110,9 @@ cdef inode* _new(sbd* sd, uint64_t addr) noexcept nogil:
         return NULL
     ip.no_addr = addr
     ip.sd = sd
-    ip.gl.type = LM_TYPE_INODE
-    ip.gl.number = addr
-    ip.gl.state = LM_ST_EXCLUSIVE
-    ip.gl.owner = ip
-    rwlock_init(&ip.gl.rw)
+    if glock_init(sd, &ip.gl, LM_TYPE_INODE, addr, ip):
+        free(ip)
+        return NULL
     pthread_mutex_init(&ip.dlock, NULL)
     pthread_cond_init(&ip.dcond, NULL)
     dl_init(&ip.lru, ip)
@@ -115,6 +120,44 @@ cdef inode* _new(sbd* sd, uint64_t addr) noexcept nogil:
     dl_init(&ip.ordered, ip)
     dl_init(&ip.rs_link, ip)
     return ip
+
+
+cdef inode* _evict(icache* ic) noexcept nogil:
+    """The inode that was not used for the longest time, if it can be freed. One whose glock is held lets that go first
+    and gets its turn again (ic.lock held)."""
+    cdef inode* victim = <inode*>ic.lru.next.owner
+    dl_del(&victim.lru)
+    if victim.gl.x != NULL and not glock_idle(&victim.gl):
+        glock_drop(&victim.gl)
+        dl_add_tail(&ic.lru, &victim.lru)
+        return NULL
+    _unhash(ic, victim)
+    return victim
+
+
+cdef inode* _retired(icache* ic, inode* ip) noexcept nogil:
+    """An inode that is cut loose and that nobody uses: itself if it may be freed, else it dies when its glock has been
+    let go (ic.lock held)."""
+    if ip.gl.x == NULL or glock_idle(&ip.gl):
+        return ip
+    ip.iflags |= I_DYING
+    dl_add_tail(&ic.dying, &ip.lru)
+    glock_drop(&ip.gl)
+    return NULL
+
+
+cdef void inode_let_go(inode* ip) noexcept nogil:
+    cdef sbd* sd = ip.sd
+    cdef icache* ic = sd.ic
+    cdef bint dead
+    pthread_mutex_lock(&ic.lock)
+    glock_settled(ip.gl.x)
+    dead = ip.iflags & I_DYING and ip.refs == 0 and glock_idle(&ip.gl)
+    if dead:
+        dl_del(&ip.lru)
+    pthread_mutex_unlock(&ic.lock)
+    if dead:
+        _destroy(sd, ip)
 
 
 cdef int inode_get(sbd* sd, uint64_t addr, inode** out) noexcept nogil:
@@ -134,9 +177,7 @@ cdef int inode_get(sbd* sd, uint64_t addr, inode** out) noexcept nogil:
         slot[0] = ip
         ic.count += 1
         if ic.count > ic.limit and not dl_empty(&ic.lru):
-            victim = <inode*>ic.lru.next.owner
-            dl_del(&victim.lru)
-            _unhash(ic, victim)
+            victim = _evict(ic)
     elif ip.refs == 0:
         dl_del(&ip.lru)
     ip.refs += 1
@@ -150,12 +191,15 @@ cdef int inode_get(sbd* sd, uint64_t addr, inode** out) noexcept nogil:
 cdef int inode_fresh(sbd* sd, uint64_t addr, inode** out) noexcept nogil:
     cdef icache* ic = sd.ic
     cdef inode* old
+    cdef int err
     pthread_mutex_lock(&ic.lock)
     old = _find(ic, addr)
     if old != NULL:
         _unhash(ic, old)
         if old.refs == 0:
             dl_del(&old.lru)
+            old.iflags |= I_DEAD
+            old = _retired(ic, old)
         else:
             old.unhashed = True
             old.iflags |= I_DEAD
@@ -163,7 +207,10 @@ cdef int inode_fresh(sbd* sd, uint64_t addr, inode** out) noexcept nogil:
     pthread_mutex_unlock(&ic.lock)
     if old != NULL:
         _destroy(sd, old)
-    return inode_get(sd, addr, out)
+    err = inode_get(sd, addr, out)
+    if err == 0:
+        glock_born(&out[0].gl)
+    return err
 
 
 cdef inode* inode_peek(sbd* sd, uint64_t addr) noexcept nogil:
@@ -197,10 +244,10 @@ cdef void inode_put(inode* ip) noexcept nogil:
     ip.refs -= 1
     if ip.refs == 0:
         if ip.unhashed:
-            victim = ip
-        elif ip.iflags & I_DEAD or ic.count > ic.limit:
+            victim = _retired(ic, ip)
+        elif ip.iflags & I_DEAD or (ic.count > ic.limit and ip.gl.x == NULL):
             _unhash(ic, ip)
-            victim = ip
+            victim = _retired(ic, ip)
         else:
             dl_add_tail(&ic.lru, &ip.lru)
     pthread_mutex_unlock(&ic.lock)
@@ -218,7 +265,37 @@ cdef void icache_drop(sbd* sd, inode* ip) noexcept nogil:
     pthread_mutex_unlock(&ip.dlock)
 
 
+cdef void icache_forget(sbd* sd, inode* only) noexcept nogil:
+    cdef icache* ic = sd.ic
+    cdef inode* ip
+    cdef uint32_t i
+    pthread_mutex_lock(&ic.lock)
+    for i in range(ic.mask + 1):
+        ip = ic.table[i]
+        while ip != NULL:
+            if only == NULL or only == ip:
+                icache_drop(sd, ip)
+                ip.gl.since = gl_atomic_add64(<int64_t*>&sd.epoch, 1)
+            ip = ip.hnext
+    pthread_mutex_unlock(&ic.lock)
+
+
 # ---------------------------------------------------------------------------------------------- glock
+
+cdef int _still_dinode(opctx* cx, inode* ip) noexcept nogil:
+    """-ESTALE when another node has freed the dinode since its number was found, and something else is there now."""
+    cdef buf* b = NULL
+    cdef gfs2_dinode* di
+    cdef int err = buf_read(cx.sd, &ip.gl, ip.no_addr, &b)
+    if err:
+        return err
+    di = <gfs2_dinode*>b.data
+    if (be32toh(di.di_header.mh_magic) != GFS2_MAGIC or be32toh(di.di_header.mh_type) != GFS2_METATYPE_DI
+            or be64toh(di.di_num.no_addr) != ip.no_addr):
+        err = -ESTALE
+    buf_put(cx.sd, b)
+    return err
+
 
 cdef int _instantiate(opctx* cx, inode* ip) noexcept nogil:
     """Reads the dinode; sharers that arrive together do it once."""
@@ -226,7 +303,12 @@ cdef int _instantiate(opctx* cx, inode* ip) noexcept nogil:
     cdef int err = 0
     pthread_mutex_lock(&ip.dlock)
     if not (ip.iflags & I_VALID):
-        err = meta_read(cx.sd, ip.no_addr, GFS2_METATYPE_DI, &b)
+        if ip.gl.x != NULL and not (ip.iflags & I_SYSTEM):
+            err = _still_dinode(cx, ip)
+            if err:
+                pthread_mutex_unlock(&ip.dlock)
+                return err
+        err = meta_read(cx.sd, &ip.gl, ip.no_addr, GFS2_METATYPE_DI, &b)
         if err == 0:
             err = dinode_in(ip, b)
             if err == 0 and b.flags & (B_PINNED | B_DIRTY) and cx.sd.log != NULL:
@@ -236,7 +318,7 @@ cdef int _instantiate(opctx* cx, inode* ip) noexcept nogil:
                 ip.data_seq = ip.meta_seq
             buf_put(cx.sd, b)
         if err == 0:
-            ip.iflags |= I_VALID
+            ip.iflags |= I_VALID | (I_UNLINKED if ip.nlink == 0 else 0)
     pthread_mutex_unlock(&ip.dlock)
     return err
 
@@ -247,6 +329,12 @@ cdef int inode_lock(opctx* cx, inode* ip, int mode) noexcept nogil:
         ob_wrlock(&cx.sd.ob, &ip.gl.rw, WAIT_INODE, ip.no_addr)
     else:
         ob_rdlock(&cx.sd.ob, &ip.gl.rw, WAIT_INODE, ip.no_addr)
+    if ip.gl.x != NULL:
+        if gl_atomic_load32(&ip.gl.avail) < mode:
+            pthread_rwlock_unlock(&ip.gl.rw)
+            err = glock_slow(cx, &ip.gl, mode, cx.gl_flags | (GL_NOPARK if ip.iflags & I_SYSTEM else 0))
+            if err:
+                return err
     if ip.iflags & I_DEAD:
         err = -ESTALE
     elif sd_dead(cx.sd):
@@ -257,12 +345,15 @@ cdef int inode_lock(opctx* cx, inode* ip, int mode) noexcept nogil:
             and cx.sd.truncate_resume != NULL and cx.sd.log != NULL and cx.sd.log.live):
         err = cx.sd.truncate_resume(cx, ip)
     if err:
-        pthread_rwlock_unlock(&ip.gl.rw)
+        inode_unlock(cx, ip)
     return err
 
 
 cdef void inode_unlock(opctx* cx, inode* ip) noexcept nogil:
-    pthread_rwlock_unlock(&ip.gl.rw)
+    if ip.gl.x != NULL:
+        glock_leave(cx, &ip.gl)
+    else:
+        pthread_rwlock_unlock(&ip.gl.rw)
 
 
 cdef int _sorted_unique(inode** ips, int n, inode** out) noexcept nogil:
@@ -290,6 +381,9 @@ cdef int inodes_lock(opctx* cx, inode** ips, int n) noexcept nogil:
         if err:
             while i > 0:
                 i -= 1
+                if err == OP_PARK:
+                    # Else two operations could take each other's locks away for ever.
+                    glock_keep(cx, &order[i].gl)
                 inode_unlock(cx, order[i])
             return err
     return 0
@@ -306,7 +400,7 @@ cdef void inodes_unlock(opctx* cx, inode** ips, int n) noexcept nogil:
 # ---------------------------------------------------------------------------------------------- the dinode
 
 cdef int inode_buf(opctx* cx, inode* ip, buf** out) noexcept nogil:
-    return meta_read(cx.sd, ip.no_addr, GFS2_METATYPE_DI, out)
+    return meta_read(cx.sd, &ip.gl, ip.no_addr, GFS2_METATYPE_DI, out)
 
 
 cdef int _check_shape(inode* ip, uint64_t addr) noexcept nogil:

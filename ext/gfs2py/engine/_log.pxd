@@ -25,6 +25,8 @@ cdef int log_flush(sbd* sd, uint64_t seq, uint32_t lfc) noexcept nogil
 cdef bint log_writes_data(sbd* sd, inode* ip, uint64_t seq) noexcept nogil
 # As log_flush, and whatever was written in place before the call is durable, too, even if nothing was to commit.
 cdef int log_sync(sbd* sd, uint64_t seq, uint32_t lfc) noexcept nogil
+# One commit (commit_lock held); force: a header even if nothing changed. For _retire.
+cdef int _commit(sbd* sd, uint32_t lfc, bint force, uint32_t extra_flags) noexcept nogil
 cdef int log_ail_flush(sbd* sd) noexcept nogil                  # everything committed goes in place
 cdef int log_init(sbd* sd) noexcept nogil
 cdef int log_start(sbd* sd) noexcept nogil                      # the daemon thread

@@ -104,7 +104,7 @@ cdef int _make_space(sbd* sd, uint32_t blocks, uint32_t revokes) noexcept nogil:
         if rounds % 2 == 0:
             err = log_flush(sd, 0, GFS2_LFC_INPLACE_RESERVE)
         else:
-            err = ail_write(sd, 0)
+            err = ail_write(sd, 0, ~<uint64_t>0)
             if err == 0:
                 ob_mutex(&sd.ob, &log.commit_lock, WAIT_COMMIT, 0)
                 err = _commit(sd, GFS2_LFC_AIL_FLUSH, True, 0)
@@ -161,6 +161,7 @@ cdef int trans_begin(opctx* cx, uint32_t blocks, uint32_t revokes) noexcept nogi
         if err:
             return err
     cx.tr_on = True
+    cx.last_seq = seq
     cx.tr_blocks = blocks
     cx.tr_revokes = revokes
     cx.tr_nbuf = 0
@@ -561,9 +562,11 @@ cdef int _switch(sbd* sd, uint32_t lfc, bint force, uint32_t extra_flags, logtxn
         p = _stage_revokes(sd, tr, p)
         body[0] = total - 1
         tail = tr.first
+        tr.tail_seq = tr.seq
         _purge(log)
         if not dl_empty(&log.ail_list):
             tail = (<logtxn*>log.ail_list.next.owner).first
+            tr.tail_seq = (<logtxn*>log.ail_list.next.owner).seq
         elif body[0] == 0:
             tail = (tr.first + body[0]) % log.nblocks
         _stage_header(sd, p, log.sequence, (tr.first + body[0]) % log.nblocks, tail,
@@ -618,6 +621,7 @@ cdef void _finish(sbd* sd, logtxn* tr, uint32_t tail) noexcept nogil:
     log.free += (tail + log.nblocks - log.tail) % log.nblocks
     log.tail = tail
     log.committed_seq = tr.seq
+    log.tail_seq = tr.tail_seq
     log.n_commits += 1
     log.n_blocks_logged += tr.nblocks
     log.n_revokes += tr.nrevokes
@@ -728,7 +732,7 @@ cdef int log_ail_flush(sbd* sd) noexcept nogil:
     cdef jlog* log = sd.log
     cdef int err = log_flush(sd, 0, GFS2_LFC_SYNC_FS)
     if err == 0:
-        err = ail_write(sd, 0)
+        err = ail_write(sd, 0, ~<uint64_t>0)
     if err == 0:
         ob_mutex(&sd.ob, &log.commit_lock, WAIT_COMMIT, 0)
         err = _commit(sd, GFS2_LFC_AIL_FLUSH, True, 0)
@@ -750,7 +754,7 @@ cdef void _daemon_round(sbd* sd, bint timed_out) noexcept nogil:
     if log_flush(sd, 0, GFS2_LFC_LOGD_JFLUSH_REQD):
         return
     if live > log.nblocks // 2 or idle:
-        if ail_write(sd, 0) == 0:
+        if ail_write(sd, 0, ~<uint64_t>0) == 0:
             ob_mutex(&sd.ob, &log.commit_lock, WAIT_COMMIT, 0)
             _commit(sd, GFS2_LFC_LOGD_AIL_FLUSH_REQD, True, 0)
             pthread_mutex_unlock(&log.commit_lock)
@@ -814,6 +818,7 @@ cdef int log_start(sbd* sd) noexcept nogil:
     log.tail = log.head
     log.free = log.nblocks
     log.committed_seq = log.sequence - 1
+    log.tail_seq = log.sequence
     log.running = _txn_new(log.sequence)
     if log.running == NULL:
         return -ENOMEM
@@ -849,7 +854,7 @@ cdef int log_shutdown(sbd* sd) noexcept nogil:
     log_stop(sd)
     err = log_flush(sd, 0, GFS2_LFC_KILL_SB)
     if err == 0:
-        err = ail_write(sd, 0)
+        err = ail_write(sd, 0, ~<uint64_t>0)
     if err == 0:
         ob_mutex(&sd.ob, &log.commit_lock, WAIT_COMMIT, 0)
         err = _commit(sd, GFS2_LFC_SHUTDOWN, True, GFS2_LOG_HEAD_UNMOUNT)

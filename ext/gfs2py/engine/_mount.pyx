@@ -4,7 +4,7 @@ Order of a mount: superblock; master directory, jindex, journals (read as they a
 first mounter; then all that was read is forgotten and read again, for replay may have changed it; rindex, statfs,
 quota; the log; threads. Source of behaviour: fs/gfs2/ops_fstype.c.
 """
-from libc.errno cimport EBUSY, EINVAL, EIO, ENOENT, ENOMEM, EROFS, EUSERS
+from libc.errno cimport EAGAIN, EBUSY, EINVAL, EIO, ENOENT, ENOMEM, EROFS, EUSERS
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free
@@ -16,20 +16,27 @@ from gfs2py.engine._data cimport data_write_many, data_writeback
 from gfs2py.engine._dealloc cimport fs_dealloc
 from gfs2py.engine._dir cimport dir_found, dir_search
 from gfs2py.engine._fs cimport gfs2_fs, gfs2_fs_ops
+from gfs2py.engine._glock cimport (GL_NOEXP, GL_TRY, glock_enter, glock_free, glock_init, glock_leave, glock_pin,
+                                   gls_block, gls_destroy, gls_init, gls_release_all, gls_start, gls_stop, glx,
+                                   gwaiter)
+from gfs2py.engine._glops cimport glop_go, glop_gone
 from gfs2py.engine._incore cimport *
-from gfs2py.engine._inode cimport (icache_destroy, icache_init, inode_get, inode_hold, inode_lock, inode_put,
-                                   inode_unlock)
+from gfs2py.engine._inode cimport (icache_destroy, icache_forget, icache_init, inode_get, inode_hold, inode_lock,
+                                   inode_put, inode_unlock)
+from gfs2py.engine._iopen cimport iopen_forgotten, iopens_destroy, iopens_init
+from gfs2py.engine._lockqueue cimport LockQueue
 from gfs2py.engine._log cimport log_destroy, log_init, log_shutdown, log_start, log_stop
-from gfs2py.engine._nodes cimport (nodes_count, nodes_destroy, nodes_drain, nodes_forget_all, nodes_init, nodes_start,
-                                   nodes_stop)
+from gfs2py.engine._nodes cimport (node_delete_again, node_known, nodes_count, nodes_destroy, nodes_drain,
+                                   nodes_forget_all, nodes_init, nodes_start, nodes_stop)
 from gfs2py.engine._observe cimport ob_attach, ob_background, ob_detach, ob_latencies
 from gfs2py.engine._quota cimport quota_destroy, quota_init, quota_sync
 from gfs2py.engine._quotad cimport quotad_reclaim, quotad_start, quotad_stop
 from gfs2py.engine._recovery cimport (jdesc, jhead, jhead_find, journal_close, journal_open, journal_recover, jstats)
+from gfs2py.engine._retire cimport log_retire
 from gfs2py.engine._rgrp cimport rgrps_after_commit, rgrps_at_switch, rgrps_destroy, rgrps_read, rs_drop
-from gfs2py.engine._sbd cimport ctx_init, sd_dead, sd_set_geometry
+from gfs2py.engine._sbd cimport ctx_init, sd_assert_failed, sd_dead, sd_set_geometry
 from gfs2py.engine._statfs cimport statfs_at_switch, statfs_destroy, statfs_get, statfs_init, statfs_sync
-from gfs2py.engine._sync cimport (dl_init, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
+from gfs2py.engine._sync cimport (dl_init, dlink, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
                                   pthread_mutex_unlock)
 from gfs2py.engine._truncate cimport truncate_resume
 from gfs2py.ondisk._ondisk cimport *
@@ -39,7 +46,7 @@ import os
 from gfs2py.errors import CorruptionError, MountError
 
 cdef enum:
-    FOPEN_KEEP_CACHE = 2, FOPEN_CACHE_DIR = 8
+    FOPEN_DIRECT_IO = 1, FOPEN_KEEP_CACHE = 2, FOPEN_CACHE_DIR = 8
     NOLOCK_VALID_S = 86400 * 365    # nobody else changes the disk: the kernel may believe us for long
     CACHE_DEFAULT = 256 << 20
     INODES_DEFAULT = 65536
@@ -62,6 +69,18 @@ cdef void _at_switch(sbd* sd, opctx* cx) noexcept nogil:
 
 cdef void _reclaim(opctx* cx, rgrpd* rgd) noexcept nogil:
     quotad_reclaim(&(<mounted*>cx.sd.mnt).q, cx, rgd)
+
+
+cdef bint _nobody(sbd* sd, uint64_t addr) noexcept nogil:
+    return False                    # not mounted yet
+
+
+cdef bint _known(sbd* sd, uint64_t addr) noexcept nogil:
+    return node_known(&(<mounted*>sd.mnt).f.nd, addr)
+
+
+cdef void _delete_again(sbd* sd, uint64_t addr) noexcept nogil:
+    node_delete_again(&(<mounted*>sd.mnt).f.nd, addr)
 
 
 cdef void _put_inode(inode** p) noexcept nogil:
@@ -98,7 +117,11 @@ cdef int _shutdown(gfs2_fs* f) noexcept nogil:
             quota_sync(&cx)
         if not sd_dead(sd):
             statfs_sync(&cx)
+        if sd.gls != NULL:
+            gls_stop(sd.gls)        # no demotion may commit behind the header that says "clean"
         err = log_shutdown(sd)
+        if sd.gls != NULL and err == 0 and not sd_dead(sd):
+            gls_release_all(sd.gls)
     nodes_stop(&f.nd)
     return err
 
@@ -115,6 +138,7 @@ cdef int _find_in(opctx* cx, inode* dip, const char* name, inode** out) noexcept
     if err == 0:
         err = inode_get(cx.sd, found.no_addr, out)
     if err == 0:
+        out[0].iflags |= I_SYSTEM
         err = inode_lock(cx, out[0], LM_ST_SHARED)      # reads and checks the dinode
         if err == 0:
             inode_unlock(cx, out[0])
@@ -131,6 +155,10 @@ cdef int _load_per_node(opctx* cx, uint32_t jid) noexcept nogil:
     if err == 0:
         snprintf(name, 32, b"quota_change%u", jid)
         err = _find_in(cx, per_node, name, &cx.sd.qc_ip)
+    if err == 0 and cx.sd.gls != NULL:
+        err = _own_exclusive(cx, cx.sd.sc_ip)
+        if err == 0:
+            err = _own_exclusive(cx, cx.sd.qc_ip)
     _put_inode(&per_node)
     return err
 
@@ -143,8 +171,20 @@ cdef int _read_rindex(opctx* cx) noexcept nogil:
     return err
 
 
+cdef int _own_exclusive(opctx* cx, inode* ip) noexcept nogil:
+    """A file of this node alone: EX for the life of the mount, for it is changed at every commit."""
+    cdef int err = inode_lock(cx, ip, LM_ST_EXCLUSIVE)
+    if err == 0:
+        glock_pin(&ip.gl)
+        inode_unlock(cx, ip)
+    return err
+
+
 cdef class Gfs2(FileSystemHandle):
-    """A mounted GFS2 (lock_nolock).
+    """A mounted GFS2.
+
+    locks: the queue to a lock manager that answers (lock_dlm), or None (lock_nolock). first: no other node has it
+    mounted; then all journals are recovered, else only our own.
 
     device: an open BlockDevice, kept open by the caller until close(). flags: names of FLAGS. jid: which journal is
     ours. cache_bytes: the limit of the buffer cache. commit_ms: time between commits; 0: no log daemon, only syncs
@@ -162,9 +202,10 @@ cdef class Gfs2(FileSystemHandle):
     def __init__(self, BlockDevice device not None, *, flags=(), int jid=0, bint norecovery=False,
                  cache_bytes=CACHE_DEFAULT, uint32_t inodes=INODES_DEFAULT, uint32_t commit_ms=30000,
                  uint32_t statfs_s=30, uint32_t quota_s=60, lockproto=None, locktable=None, bint quiet=False,
-                 bint background=True, say=None):
+                 bint background=True, say=None, LockQueue locks=None, bint first=True):
         cdef sbd* sd = &self.m.sd
         self.device = device
+        self.first = first
         self.say = say or (lambda text: None)
         sd.dev = &device.dev
         ob_attach(&sd.ob, sd.dev)
@@ -179,10 +220,17 @@ cdef class Gfs2(FileSystemHandle):
         pthread_mutex_init(&sd.rename_lock, NULL)
         dl_init(&sd.clone_list, NULL)
         try:
+            if locks is not None:
+                self._shared(locks)
             self._read_superblock(lockproto, locktable)
+            glock_init(sd, &sd.rename_gl, LM_TYPE_NONDISK, 3, NULL)
+            glock_init(sd, &sd.journal_gl, LM_TYPE_JOURNAL, <uint64_t>max(jid, 0), NULL)
             self._caches(cache_bytes, inodes)
             self._find_journals()
             self._choose_journal(jid)
+            sd.n_journals = self.journals
+            if sd.gls != NULL and not sd.flags & SDF_SPECTATOR:
+                self._pin(&sd.journal_gl, f"journal {jid}")
             if not norecovery and not sd.flags & SDF_SPECTATOR:
                 self._recover_all()
                 if self.recovered:      # what was read before may be older than what the replay wrote
@@ -194,6 +242,44 @@ cdef class Gfs2(FileSystemHandle):
             raise
 
     # -- steps of the mount
+
+    cdef _shared(self, LockQueue locks):
+        cdef sbd* sd = &self.m.sd
+        gls_init(&self.m.locks, sd, locks.attach(&self.m.locks), &locks.q)
+        self.locks = locks
+        self.m.locks.go = glop_go
+        self.m.locks.gone = glop_gone
+        self.m.locks.known = _nobody
+        sd.gls = &self.m.locks
+        if iopens_init(sd):
+            raise MemoryError
+        sd.flags |= SDF_SHARED
+        if gls_start(sd.gls):
+            raise MemoryError
+
+    cdef _pin(self, glock* gl, what):
+        """Takes a glock of the mount itself for good; it must be free."""
+        cdef opctx cx
+        cdef int err
+        ctx_init(&cx, &self.m.sd, 0, 0)
+        with nogil:
+            err = glock_enter(&cx, gl, LM_ST_EXCLUSIVE, GL_TRY)
+            if err == 0:
+                glock_pin(gl)
+                glock_leave(&cx, gl)
+        if err == -EAGAIN:
+            raise MountError(EBUSY, f"{what} is in use by another node")
+        self._check(err, what)
+
+    cdef int _find_named(self, inode* dip, bytes name, inode** out) except? -1:
+        cdef opctx cx
+        cdef const char* p = name
+        cdef int err
+        ctx_init(&cx, &self.m.sd, 0, 0)
+        cx.gl_flags = GL_NOEXP
+        with nogil:
+            err = _find_in(&cx, dip, p, out)
+        return err
 
     def _read_superblock(self, lockproto, locktable):
         cdef sbd* sd = &self.m.sd
@@ -233,7 +319,7 @@ cdef class Gfs2(FileSystemHandle):
         proto = lockproto if lockproto is not None else (<bytes>sd.lockproto).decode(errors="replace")
         table = locktable if locktable is not None else (<bytes>sd.locktable).decode(errors="replace")
         self.mounted_as = (proto, table)
-        if proto != "lock_nolock":
+        if proto != "lock_nolock" and self.locks is None:
             raise MountError(EINVAL, f"{name}: lock protocol {proto!r} is not supported yet; for one node mount it "
                              "with -o lockproto=lock_nolock")
         table_raw = (table or os.path.basename(name)).encode()[:55]
@@ -270,18 +356,15 @@ cdef class Gfs2(FileSystemHandle):
     cdef _find_journals(self):
         """Master directory, jindex, and how many journals there are."""
         cdef sbd* sd = &self.m.sd
-        cdef opctx cx
         cdef inode* ip = NULL
-        cdef char name[32]
         cdef int err
-        ctx_init(&cx, sd, 0, 0)
         self._check(inode_get(sd, sd.master_addr, &sd.master), "master directory")
-        self._check(_find_in(&cx, sd.master, b"jindex", &sd.jindex), "jindex")
+        sd.master.iflags |= I_SYSTEM
+        self._check(self._find_named(sd.master, b"jindex", &sd.jindex), "jindex")
         n = 0
         sizes = []
         while n < JOURNALS_MAX:
-            snprintf(name, 32, b"journal%u", <uint32_t>n)
-            err = _find_in(&cx, sd.jindex, name, &ip)
+            err = self._find_named(sd.jindex, b"journal%d" % n, &ip)
             if err == 0:
                 sizes.append(ip.size)
             _put_inode(&ip)
@@ -307,20 +390,18 @@ cdef class Gfs2(FileSystemHandle):
     cdef uint64_t _addr_of(self, where, name) except 0:
         """The dinode address of a system file: where is 'jindex', 'per_node' or 'master'."""
         cdef sbd* sd = &self.m.sd
-        cdef opctx cx
         cdef inode* dip = NULL
         cdef inode* ip = NULL
         cdef uint64_t addr = 0
-        ctx_init(&cx, sd, 0, 0)
         raw = name.encode()
         if where == "per_node":
-            err = _find_in(&cx, sd.master, b"per_node", &dip)
+            err = self._find_named(sd.master, b"per_node", &dip)
         else:
             dip = sd.jindex if where == "jindex" else sd.master
             inode_hold(dip)
             err = 0
         if err == 0:
-            err = _find_in(&cx, dip, raw, &ip)
+            err = self._find_named(dip, raw, &ip)
         if err == 0:
             addr = ip.no_addr
         _put_inode(&ip)
@@ -332,7 +413,7 @@ cdef class Gfs2(FileSystemHandle):
         """As the first mounter: every journal that is not clean is replayed."""
         cdef sbd* sd = &self.m.sd
         cdef uint64_t master = self._addr_of("master", "statfs")
-        for jid in range(self.journals):
+        for jid in range(self.journals) if self.first or sd.gls == NULL else [self.jid]:
             self._recover_one(jid, master, self._addr_of("jindex", f"journal{jid}"),
                               self._addr_of("per_node", f"statfs_change{jid}"))
 
@@ -342,6 +423,7 @@ cdef class Gfs2(FileSystemHandle):
         cdef jhead head
         cdef jstats st
         cdef opctx cx
+        cdef inode* ip = NULL
         cdef int err
         memset(&jd, 0, sizeof(jd))
         memset(&st, 0, sizeof(st))
@@ -364,8 +446,20 @@ cdef class Gfs2(FileSystemHandle):
                                  "(mount it writable once, or use -o norecovery)")
             self.say(f"jid={jid}: Trying to acquire journal lock...")
             self.say(f"jid={jid}: Looking at journal...")
+            # Replay writes behind the cache's back, and adds to the master statfs file, which others change, too.
+            self._check(inode_get(sd, master, &ip), "statfs")
+            ip.iflags |= I_SYSTEM
+            cx.gl_flags = GL_NOEXP
             with nogil:
-                err = journal_recover(&jd, &head, &st, master, local, <uint32_t>self.jid, cx.now_sec, cx.now_nsec)
+                err = inode_lock(&cx, ip, LM_ST_EXCLUSIVE) if sd.gls != NULL else 0
+                if err == 0 and sd.gls != NULL:
+                    err = log_retire(sd, ip.gl.x.dirty_seq, True)
+                if err == 0:
+                    err = journal_recover(&jd, &head, &st, master, local, <uint32_t>self.jid, cx.now_sec, cx.now_nsec)
+                    if sd.gls != NULL:
+                        icache_forget(sd, ip)
+                        inode_unlock(&cx, ip)
+                inode_put(ip)
             self._journal_check(err, jid, &jd)
             self.recovered.append({"jid": jid, "log_blocks": st.log_blocks, "replayed": st.replayed,
                                    "revoked": st.revoked, "read_ns": st.read_ns, "write_ns": st.write_ns})
@@ -389,6 +483,10 @@ cdef class Gfs2(FileSystemHandle):
     cdef _forget_all(self, cache_bytes, uint32_t inodes):
         cdef sbd* sd = &self.m.sd
         _put_system(sd)
+        if sd.gls != NULL:
+            icache_forget(sd, NULL)
+            self._find_journals()
+            return
         icache_destroy(sd)
         cache_destroy(sd)
         self._caches(cache_bytes, inodes)
@@ -397,14 +495,22 @@ cdef class Gfs2(FileSystemHandle):
     cdef _load_system(self):
         cdef sbd* sd = &self.m.sd
         cdef opctx cx
+        cdef uint32_t jid = <uint32_t>self.jid
+        cdef int err = 0
         ctx_init(&cx, sd, 0, 0)
-        self._check(_find_in(&cx, sd.master, b"rindex", &sd.rindex), "rindex")
-        self._check(_find_in(&cx, sd.master, b"statfs", &sd.statfs_ip), "statfs")
-        self._check(_find_in(&cx, sd.master, b"quota", &sd.quota_ip), "quota")
+        self._check(self._find_named(sd.master, b"rindex", &sd.rindex), "rindex")
+        self._check(self._find_named(sd.master, b"statfs", &sd.statfs_ip), "statfs")
+        self._check(self._find_named(sd.master, b"quota", &sd.quota_ip), "quota")
         if not sd.flags & SDF_SPECTATOR:
-            self._check(_load_per_node(&cx, self.jid), "per_node")
-        self._check(_read_rindex(&cx), "rindex")
-        self._check(statfs_init(&cx), "statfs")
+            with nogil:
+                err = _load_per_node(&cx, jid)
+            self._check(err, "per_node")
+        with nogil:
+            err = _read_rindex(&cx)
+        self._check(err, "rindex")
+        with nogil:
+            err = statfs_init(&cx)
+        self._check(err, "statfs")
 
     cdef _open_journal(self):
         """Our journal's map and head into the log."""
@@ -438,17 +544,29 @@ cdef class Gfs2(FileSystemHandle):
         cdef sbd* sd = &self.m.sd
         cdef gfs2_fs* f = &self.m.f
         cdef opctx cx
+        cdef int err
         sd.at_switch = _at_switch
         sd.after_commit = rgrps_after_commit
         sd.truncate_resume = truncate_resume
-        sd.reclaim = _reclaim
+        if sd.gls == NULL:
+            sd.reclaim = _reclaim
         f.shutdown = _shutdown
         f.entry_ns = <uint64_t>NOLOCK_VALID_S * 1000000000
         f.attr_ns = f.entry_ns
         f.open_flags = FOPEN_KEEP_CACHE
         f.dir_flags = FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR
+        if sd.gls != NULL:
+            # Nothing stays in the kernel that another node may change.
+            f.entry_ns = 0
+            f.attr_ns = 0
+            f.open_flags = FOPEN_DIRECT_IO
+            f.dir_flags = 0
         if nodes_init(&f.nd, sd, fs_dealloc):
             raise MemoryError
+        if sd.gls != NULL:
+            f.nd.forgotten = iopen_forgotten
+            sd.gls.known = _known
+            sd.delete_again = _delete_again
         if sd.flags & SDF_SPECTATOR:
             sd.flags |= SDF_RDONLY
         if not sd.flags & SDF_RDONLY:
@@ -456,13 +574,16 @@ cdef class Gfs2(FileSystemHandle):
             sd.log.commit_ms = commit_ms
             self._check(log_start(sd), "starting the log")
             ctx_init(&cx, sd, 0, 0)
-            self._check(quota_init(&cx), "quota")
+            with nogil:
+                err = quota_init(&cx)
+            self._check(err, "quota")
             if nodes_start(&f.nd):
                 raise MemoryError
             self.m.q.statfs_s = statfs_s
             self.m.q.quota_s = quota_s
             # Also after a clean unmount: it may have been a replay by the kernel or read-only, which reclaim nothing.
-            self.m.q.scan_unlinked = True
+            # Among nodes what is unlinked may be open elsewhere: only whoever is alone looks.
+            self.m.q.scan_unlinked = sd.gls == NULL or self.first
             self.m.q.fs = f
             if background and quotad_start(&self.m.q, f):
                 raise MemoryError
@@ -477,6 +598,9 @@ cdef class Gfs2(FileSystemHandle):
         if self.m == NULL:
             return
         sd = &self.m.sd
+        if sd.gls != NULL:
+            with nogil:
+                gls_stop(sd.gls)
         if self.m.f.nd.sd != NULL:
             nodes_stop(&self.m.f.nd)
         log_stop(sd)
@@ -490,6 +614,12 @@ cdef class Gfs2(FileSystemHandle):
         journal_close(&self.own_jd)
         icache_destroy(sd)
         cache_destroy(sd)
+        if sd.gls != NULL:
+            iopens_destroy(sd)
+            glock_free(&sd.rename_gl)
+            glock_free(&sd.journal_gl)
+            gls_destroy(sd.gls)
+            self.locks.detach()
         ob_detach(&sd.ob, sd.dev)
         if self.m.f.nd.sd != NULL:
             nodes_destroy(&self.m.f.nd)
@@ -517,6 +647,8 @@ cdef class Gfs2(FileSystemHandle):
             return
         self.m.sd.withdrawn = 1
         with nogil:
+            if self.m.sd.gls != NULL:
+                gls_stop(self.m.sd.gls)
             _shutdown(&self.m.f)
         self._free()
 
@@ -525,6 +657,79 @@ cdef class Gfs2(FileSystemHandle):
             self.m.sd.withdrawn = 1
             _shutdown(&self.m.f)
             self._free()
+
+    def plant(self, int number):
+        """For tests: a bug (PLANT_* of _glock) for them to find."""
+        if self.m.sd.gls != NULL:
+            self.m.sd.gls.planted = number
+
+    def block_locks(self, bint on):
+        """From the moment on at which the lock manager learns of a node's death until recover_jid() has replayed its
+        journal (here or elsewhere), no lock that is granted counts."""
+        if self.m != NULL and self.m.sd.gls != NULL:
+            with nogil:
+                gls_block(self.m.sd.gls, on)
+
+    def recover_jid(self, int jid):
+        """Replay the journal of a node that is dead (fenced). What the replay did, or None if there was nothing to do
+        or another node is at it. Its locks may go only afterwards. Raises CorruptionError, MountError, OSError."""
+        cdef sbd* sd = &self.m.sd
+        cdef glock gl
+        cdef opctx cx
+        cdef int err
+        if not 0 <= jid < self.journals or jid == self.jid:
+            raise ValueError(f"journal {jid} is not another node's")
+        memset(&gl, 0, sizeof(gl))
+        if glock_init(sd, &gl, LM_TYPE_JOURNAL, <uint64_t>jid, NULL):
+            raise MemoryError
+        ctx_init(&cx, sd, 0, 0)
+        try:
+            with nogil:
+                err = glock_enter(&cx, &gl, LM_ST_EXCLUSIVE, GL_TRY | GL_NOEXP)
+                if err == 0:
+                    glock_pin(&gl)
+                    glock_leave(&cx, &gl)
+            if err == -EAGAIN:
+                return None
+            self._check(err, f"journal {jid}")
+            before = len(self.recovered)
+            self._recover_one(jid, self._addr_of("master", "statfs"), self._addr_of("jindex", f"journal{jid}"),
+                              self._addr_of("per_node", f"statfs_change{jid}"))
+            return self.recovered[before] if len(self.recovered) > before else None
+        finally:
+            with nogil:
+                glock_free(&gl)
+
+    def withdraw(self, reason="by request"):
+        """Stops the mount at once: nothing more is written, every request gets EIO. Its locks stand until others have
+        replayed its journal."""
+        if self.m != NULL:
+            text = reason.encode()
+            sd_assert_failed(&self.m.sd, text)
+
+    def glocks(self):
+        """Every cluster lock of this mount: what is held, asked for, wanted by others, and waited for."""
+        cdef dlink* l
+        cdef glx* x
+        cdef gwaiter* w
+        out = []
+        if self.m == NULL or self.m.sd.gls == NULL:
+            return out
+        pthread_mutex_lock(&self.m.locks.lock)
+        l = self.m.locks.all.next
+        while l != &self.m.locks.all:
+            x = <glx*>l.owner
+            l = l.next
+            n = 0
+            w = x.waiters
+            while w != NULL:
+                n += 1
+                w = w.next
+            out.append({"type": x.gl.type, "number": x.gl.number, "state": x.gl.state, "open": x.gl.avail,
+                        "asked": x.req, "demote": x.demote, "flags": x.flags, "kept": x.n_kept, "waiters": n,
+                        "dirty": x.dirty_seq})
+        pthread_mutex_unlock(&self.m.locks.lock)
+        return out
 
     def drain(self):
         """Wait until every queued deletion has been carried out."""

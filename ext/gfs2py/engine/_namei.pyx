@@ -7,6 +7,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 from gfs2py.engine._create cimport link_inode, make_inode
 from gfs2py.engine._dir cimport dir_add, dir_add_need, dir_change, dir_del, dir_found, dir_search
+from gfs2py.engine._glock cimport glock_enter, glock_keep, glock_leave
 from gfs2py.engine._incore cimport (I_UNLINKED, LM_ST_EXCLUSIVE, LM_ST_SHARED, inode, opctx, rgrpd, sbd)
 from gfs2py.engine._inode cimport (inode_dirty, inode_get, inode_lock, inode_put, inode_touch, inode_unlock,
                                    inodes_lock, inodes_unlock)
@@ -16,6 +17,7 @@ from gfs2py.engine._rgrp cimport (inplace_release, inplace_reserve, rgrp_find, r
                                   rgrp_unlink_di, rgrp_unlock)
 from gfs2py.engine._sbd cimport sd_assert_failed, sd_corrupt
 from gfs2py.engine._sync cimport pthread_mutex_unlock
+from gfs2py.fuse._ops cimport OP_PARK
 from gfs2py.fuse._stat cimport WAIT_RENAME
 from gfs2py.ondisk._ondisk cimport GFS2_DIF_APPENDONLY, GFS2_DIF_IMMUTABLE, GFS2_FNAMESIZE
 
@@ -34,6 +36,7 @@ cdef enum:
     TRIES = 100                     # a name that changes this often under us: somebody else's loop
     MAX_DEPTH = 100000              # directories between one and the root
     NLINK_MAX = 0x7fffffff
+    NEED_SHAPE = 1                  # _try_move: directories change their parents, which one node at a time may do
 
 
 cdef inline bint is_dir(const inode* ip) noexcept nogil:
@@ -78,7 +81,8 @@ cdef int _find(opctx* cx, inode* dip, const char* name, uint32_t namelen, dir_fo
     return err
 
 
-cdef int fs_lookup(opctx* cx, inode* dip, const char* name, uint32_t namelen, inode** out) noexcept nogil:
+cdef int fs_lookup(opctx* cx, inode* dip, const char* name, uint32_t namelen, inode** out,
+                   uint64_t* formal) noexcept nogil:
     cdef dir_found found
     cdef int err
     if namelen > GFS2_FNAMESIZE:
@@ -86,11 +90,12 @@ cdef int fs_lookup(opctx* cx, inode* dip, const char* name, uint32_t namelen, in
     err = _find(cx, dip, name, namelen, &found)
     if err:
         return err
+    formal[0] = found.no_formal_ino
     return inode_get(cx.sd, found.no_addr, out)
 
 
-cdef int fs_create(opctx* cx, inode* dip, const char* name, uint32_t namelen, new_inode* want,
-                   inode** out) noexcept nogil:
+cdef int fs_create(opctx* cx, inode* dip, const char* name, uint32_t namelen, new_inode* want, inode** out,
+                   made_fn made, void* arg) noexcept nogil:
     cdef dir_found found
     cdef int err = 0 if want.unnamed else _check_name(name, namelen)
     out[0] = NULL
@@ -110,6 +115,8 @@ cdef int fs_create(opctx* cx, inode* dip, const char* name, uint32_t namelen, ne
         err = -EMLINK
     if err == 0:
         err = make_inode(cx, dip, name, namelen, want, out)
+    if err == 0:
+        made(arg, out[0])
     inode_unlock(cx, dip)
     return err
 
@@ -206,7 +213,8 @@ cdef int fs_unlink(opctx* cx, inode* dip, const char* name, uint32_t namelen, bi
     return -EBUSY
 
 
-cdef int fs_link(opctx* cx, inode* ip, inode* dip, const char* name, uint32_t namelen) noexcept nogil:
+cdef int fs_link(opctx* cx, inode* ip, inode* dip, const char* name, uint32_t namelen, made_fn made,
+                 void* arg) noexcept nogil:
     cdef dir_found found
     cdef inode* both[2]
     cdef int err = _check_name(name, namelen)
@@ -230,6 +238,8 @@ cdef int fs_link(opctx* cx, inode* ip, inode* dip, const char* name, uint32_t na
             err = -EEXIST
         elif err == -ENOENT:
             err = link_inode(cx, dip, name, namelen, ip)
+            if err == 0:
+                made(arg, ip)
     inodes_unlock(cx, both, 2)
     return err
 
@@ -245,6 +255,7 @@ cdef struct move:                   # one rename, its inodes referenced
     const char* nname
     uint32_t onamelen, nnamelen, flags
     bint ip_dir, nip_dir            # by their entries' types
+    bint shape                      # the cluster's rename lock is held
 
 
 cdef int _is_below(opctx* cx, inode* dip, uint64_t addr) noexcept nogil:
@@ -427,6 +438,8 @@ cdef int _try_move(opctx* cx, move* m, uint64_t* gone) noexcept nogil:
     cdef int err = _gather(cx, m)
     if err == 0 and m.ip == m.nip:
         return 0            # two names of one file: POSIX says nothing happens
+    if err == 0 and m.odip != m.ndip and (m.ip_dir or m.nip_dir) and cx.sd.gls != NULL and not m.shape:
+        return NEED_SHAPE
     if err == 0 and m.odip != m.ndip:
         # Only a directory can end up below itself; the walk takes locks of its own, so it comes before ours.
         err = _is_below(cx, m.ndip, m.ip.no_addr) if m.ip_dir else 0
@@ -480,8 +493,19 @@ cdef int fs_rename(opctx* cx, inode* odip, const char* oname, uint32_t onamelen,
         err = _try_move(cx, &m, gone)
         inode_put(m.ip)
         inode_put(m.nip)
-        if err != -EBUSY:
+        if err == NEED_SHAPE:
+            err = glock_enter(cx, &cx.sd.rename_gl, LM_ST_EXCLUSIVE, cx.gl_flags)
+            if err:
+                break
+            m.shape = True
+        elif err != -EBUSY:
             break
+    else:
+        err = -EBUSY
+    if m.shape:
+        if err == OP_PARK:
+            glock_keep(cx, &cx.sd.rename_gl)
+        glock_leave(cx, &cx.sd.rename_gl)
     if odip != ndip:
         pthread_mutex_unlock(&cx.sd.rename_lock)
     return err

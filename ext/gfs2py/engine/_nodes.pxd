@@ -14,6 +14,11 @@ cdef struct node_shard:
     node* table
     uint32_t mask, count
 
+cdef struct again:
+    uint64_t addr
+    uint32_t tries
+    bint waiting                    # not in the queue
+
 cdef struct nodes:
     sbd* sd
     node_shard shards[16]
@@ -27,6 +32,10 @@ cdef struct nodes:
     bint busy
     uint32_t waiting                # threads in nodes_drain: no more gathering
     void (*dealloc)(sbd* sd, uint64_t* addrs, uint32_t n) noexcept nogil
+    # Among nodes: the kernel has forgotten the inode; True: it may have to be deleted. NULL: one node.
+    bint (*forgotten)(sbd* sd, uint64_t addr) noexcept nogil
+    again list[256]                 # deletions to be tried again (lock)
+    uint32_t n_again
 
 cdef int nodes_init(nodes* nd, sbd* sd, void (*dealloc)(sbd*, uint64_t*, uint32_t) noexcept nogil) noexcept nogil
 cdef int nodes_start(nodes* nd) noexcept nogil                  # the deletion thread
@@ -40,6 +49,9 @@ cdef void node_forget(nodes* nd, uint64_t addr, uint64_t n) noexcept nogil
 cdef void node_unlinked(nodes* nd, uint64_t addr) noexcept nogil
 cdef void node_relinked(nodes* nd, uint64_t addr) noexcept nogil
 cdef void node_delete_later(nodes* nd, uint64_t addr) noexcept nogil
+# Another node has it open: queued once more at the next node_retry, a few times.
+cdef void node_delete_again(nodes* nd, uint64_t addr) noexcept nogil
+cdef void nodes_retry(nodes* nd) noexcept nogil                 # every second or so
 cdef bint node_known(nodes* nd, uint64_t addr) noexcept nogil
 cdef void node_writers(nodes* nd, uint64_t addr, int change) noexcept nogil
 cdef bint node_written(nodes* nd, uint64_t addr) noexcept nogil     # is there a handle that is open for writing?

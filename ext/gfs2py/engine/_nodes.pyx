@@ -22,6 +22,8 @@ cdef enum:
     N_SHARDS = 16
     TABLE_MIN = 256
     BATCH = 128                     # inodes deleted in one go
+    AGAIN_MAX = 256                 # deletions that another node's use puts off
+    AGAIN_TRIES = 5
     GATHER_NS = 20000000            # how long the deletion thread waits for a batch to fill
 
 
@@ -139,6 +141,7 @@ cdef void node_forget(nodes* nd, uint64_t addr, uint64_t n) noexcept nogil:
     cdef node_shard* s = _shard(nd, addr)
     cdef node* e
     cdef bint gone = False
+    cdef bint known
     pthread_mutex_lock(&s.lock)
     e = _find(s, addr)
     if e != NULL:
@@ -147,7 +150,10 @@ cdef void node_forget(nodes* nd, uint64_t addr, uint64_t n) noexcept nogil:
         else:
             gone = e.unlinked != 0
             _remove(s, e)
+    known = e != NULL and _find(s, addr) != NULL
     pthread_mutex_unlock(&s.lock)
+    if e != NULL and not known and nd.forgotten != NULL and nd.forgotten(nd.sd, addr):
+        gone = True
     if gone:
         node_delete_later(nd, addr)
 
@@ -208,13 +214,16 @@ cdef bint node_written(nodes* nd, uint64_t addr) noexcept nogil:
 cdef void nodes_forget_all(nodes* nd) noexcept nogil:
     cdef int i
     cdef uint32_t k
+    cdef bint wanted
     cdef node_shard* s
     for i in range(N_SHARDS):
         s = &nd.shards[i]
         pthread_mutex_lock(&s.lock)
         for k in range(s.mask + 1):
-            if s.table[k].addr and s.table[k].unlinked:
-                node_delete_later(nd, s.table[k].addr)
+            if s.table[k].addr:
+                wanted = nd.forgotten != NULL and nd.forgotten(nd.sd, s.table[k].addr)
+                if wanted or s.table[k].unlinked:
+                    node_delete_later(nd, s.table[k].addr)
         memset(s.table, 0, (<uint64_t>s.mask + 1) * sizeof(node))
         s.count = 0
         pthread_mutex_unlock(&s.lock)
@@ -246,6 +255,42 @@ cdef void node_delete_later(nodes* nd, uint64_t addr) noexcept nogil:
     if nd.n_queue == 1 or nd.n_queue == BATCH:
         pthread_cond_broadcast(&nd.cond)
     pthread_mutex_unlock(&nd.lock)
+
+
+cdef void node_delete_again(nodes* nd, uint64_t addr) noexcept nogil:
+    cdef uint32_t i = 0
+    pthread_mutex_lock(&nd.lock)
+    while i < nd.n_again and nd.list[i].addr != addr:
+        i += 1
+    if i == nd.n_again:
+        if nd.n_again == AGAIN_MAX:
+            # The oldest gives way; whoever has that inode open was told.
+            i = 0
+        else:
+            nd.n_again += 1
+        nd.list[i].addr = addr
+        nd.list[i].tries = 0
+    nd.list[i].tries += 1
+    nd.list[i].waiting = nd.list[i].tries <= AGAIN_TRIES
+    if not nd.list[i].waiting:
+        nd.n_again -= 1
+        nd.list[i] = nd.list[nd.n_again]
+    pthread_mutex_unlock(&nd.lock)
+
+
+cdef void nodes_retry(nodes* nd) noexcept nogil:
+    cdef uint64_t todo[AGAIN_MAX]
+    cdef uint32_t i
+    cdef uint32_t n = 0
+    pthread_mutex_lock(&nd.lock)
+    for i in range(nd.n_again):
+        if nd.list[i].waiting:
+            nd.list[i].waiting = False
+            todo[n] = nd.list[i].addr
+            n += 1
+    pthread_mutex_unlock(&nd.lock)
+    for i in range(n):
+        node_delete_later(nd, todo[i])
 
 
 cdef void _gather(nodes* nd) noexcept nogil:

@@ -174,7 +174,7 @@ cdef int _put_record(opctx* cx, uint64_t off, const gfs2_quota* rec) noexcept no
         part = min(left, sd.bsize - at)
         err = bmap_alloc(cx, ip, off >> sd.bsize_shift, 1, &dblk, &n, &fresh)
         if err == 0:
-            err = buf_new(sd, dblk, &b) if fresh else buf_read(sd, dblk, &b)
+            err = buf_new(sd, dblk, &b) if fresh else buf_read(sd, &ip.gl, dblk, &b)
         if err:
             return sd_io_error(sd, b"writing the quota file", ip.no_addr, err)
         trans_add_data(cx, b)

@@ -113,7 +113,7 @@ cdef int qd_record_out(opctx* cx, quotas* q, qdata* qd) noexcept nogil:
             return 0
     block = qd.slot // q.per_block
     if q.qc_buf[block] == NULL:
-        err = meta_read(sd, q.qc_addr[block], GFS2_METATYPE_QC, &q.qc_buf[block])
+        err = meta_read(sd, &sd.qc_ip.gl, q.qc_addr[block], GFS2_METATYPE_QC, &q.qc_buf[block])
         if err:
             q.qc_buf[block] = NULL
             return err
@@ -147,7 +147,7 @@ cdef int _scan_block(sbd* sd, quotas* q, uint32_t block, uint32_t* found) noexce
     cdef buf* b = NULL
     cdef qdata* qd
     cdef uint32_t i, kind
-    cdef int err = meta_read(sd, q.qc_addr[block], GFS2_METATYPE_QC, &b)
+    cdef int err = meta_read(sd, &sd.qc_ip.gl, q.qc_addr[block], GFS2_METATYPE_QC, &b)
     if err:
         return err
     qc = <gfs2_quota_change*>(b.data + <int>SIZEOF_META_HEADER)

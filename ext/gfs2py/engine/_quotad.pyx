@@ -3,7 +3,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from gfs2py.engine._fs cimport gfs2_fs
 from gfs2py.engine._incore cimport SDF_QUOTA_ACCOUNT, inode, opctx, rgrpd, sbd
 from gfs2py.engine._inode cimport inode_peek, inode_put
-from gfs2py.engine._nodes cimport node_delete_later, node_known, nodes_drain
+from gfs2py.engine._nodes cimport node_delete_later, node_known, nodes_drain, nodes_retry
 from gfs2py.engine._quota cimport quota_sync
 from gfs2py.engine._rgrp cimport rgrp_each_unlinked
 from gfs2py.engine._sbd cimport ctx_init, sd_dead
@@ -82,6 +82,7 @@ cdef void* _run(void* arg) noexcept nogil:
         seconds += 1
         pthread_mutex_unlock(&q.lock)
         _sync_due(q, seconds)
+        nodes_retry(&q.fs.nd)
         clock_gettime(CLOCK_REALTIME, &until)
         pthread_mutex_lock(&q.lock)
     pthread_mutex_unlock(&q.lock)

@@ -16,3 +16,5 @@ cdef void inplace_release(opctx* cx, inode* ip) noexcept nogil
 cdef int rgrp_alloc(opctx* cx, inode* ip, uint64_t* blk, uint32_t* n, bint dinode, uint64_t* generation) noexcept nogil
 # Gives ip's reservation back: at the last release of a file open for writing, and before ip leaves memory.
 cdef void rs_drop(sbd* sd, inode* ip) noexcept nogil
+# All reservations of a group that is let go.
+cdef void rs_drop_all(rgrpd* rgd) noexcept nogil

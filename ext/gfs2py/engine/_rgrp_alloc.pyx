@@ -13,7 +13,7 @@ The passes over the groups, from choosy to desperate:
     PASS_LAST    the same after UNLINKED dinodes were reclaimed and the log flushed once more
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from gfs2py.engine._incore cimport inode, opctx, rgrpd, sbd
+from gfs2py.engine._incore cimport LM_ST_EXCLUSIVE, LM_ST_UNLOCKED, inode, opctx, rgrpd, sbd
 from gfs2py.engine._log cimport log_flush
 from gfs2py.engine._rgrp_core cimport (rg_header_out, rg_next, rg_next_word, rg_run_end, rg_set, rgrp_find,
                                        rgrp_lock, rgrp_trylock, rgrp_unlock)
@@ -37,6 +37,7 @@ cdef enum:
     HOLE_RUNS = 256                 # and one by one
     RS_PER_GROUP = 256              # reservations at most, the list is searched from its head
     ORLOV_SAMPLE = 8                # groups compared for a new top directory
+    TRIES_MAX = 16                  # groups that nobody here has, asked of the lock manager in one pass
     BUSY_ROUNDS = 200               # of 1 ms, when groups below a held one are busy
     PASS_EASY = 0, PASS_WAIT = 1, PASS_STEAL = 2, PASS_LEAST = 3, PASS_LAST = 4, PASS_END = 5
 
@@ -99,6 +100,12 @@ cdef void rs_drop(sbd* sd, inode* ip) noexcept nogil:
             ip.rs_rgd = NULL
             done = 1
         pthread_mutex_unlock(&rgd.mx)
+
+
+cdef void rs_drop_all(rgrpd* rgd) noexcept nogil:
+    pthread_mutex_lock(&rgd.mx)
+    _rs_steal(rgd, NULL)
+    pthread_mutex_unlock(&rgd.mx)
 
 
 cdef inline bint _rs_in(inode* ip, rgrpd* rgd) noexcept nogil:
@@ -340,11 +347,38 @@ cdef int _one_pass(opctx* cx, inode* ip, rgrpd* first, int turn, uint32_t target
     cdef sbd* sd = cx.sd
     cdef uint32_t i, at
     cdef int res
+    if sd.gls != NULL and turn == PASS_EASY:
+        return _own_first(cx, ip, first, target, least, got, busy)
     for i in range(sd.n_rgrps):
         at = <uint32_t>((first.index + <uint64_t>i) % sd.n_rgrps)
         res = _try_group(cx, &sd.rgrps[at], ip, turn, target, least, got, busy)
         if res:
             return res
+    return 0
+
+
+cdef int _own_first(opctx* cx, inode* ip, rgrpd* first, uint32_t target, uint32_t least, uint32_t* got,
+                    bint* busy) noexcept nogil:
+    """PASS_EASY among nodes: groups that are locked here already, then a few that nobody has, from this node's share
+    of the disk on. A group that another node uses is not asked of it as long as there is any other."""
+    cdef sbd* sd = cx.sd
+    cdef uint32_t i, at
+    cdef uint32_t tries = 0
+    cdef uint32_t start = <uint32_t>(<uint64_t>sd.log.jid * sd.n_rgrps // max(sd.n_journals, <uint32_t>1))
+    cdef int res
+    for i in range(sd.n_rgrps):
+        at = <uint32_t>((first.index + <uint64_t>i) % sd.n_rgrps)
+        if sd.rgrps[at].gl.avail == LM_ST_EXCLUSIVE:
+            res = _try_group(cx, &sd.rgrps[at], ip, PASS_EASY, target, least, got, busy)
+            if res:
+                return res
+    for i in range(sd.n_rgrps):
+        at = <uint32_t>((start + <uint64_t>i) % sd.n_rgrps)
+        if sd.rgrps[at].gl.avail == LM_ST_UNLOCKED and tries < TRIES_MAX:
+            tries += 1
+            res = _try_group(cx, &sd.rgrps[at], ip, PASS_EASY, target, least, got, busy)
+            if res:
+                return res
     return 0
 
 

@@ -10,13 +10,14 @@ from libc.string cimport memcpy, memset
 from gfs2py.engine._bitmap cimport bm_count, bm_find, bm_find_free_word, bm_get, bm_run_end, bm_set_run
 from gfs2py.engine._cache cimport buf_put, buf_readahead, meta_read
 from gfs2py.engine._file cimport internal_read
+from gfs2py.engine._glock cimport GL_NOPARK, GL_TRY, PLANT_NO_LVB, glock_free, glock_init, glock_leave, glock_slow
 from gfs2py.engine._incore cimport LM_ST_EXCLUSIVE, LM_TYPE_RGRP, buf, inode, opctx, rgrpd, sbd
 from gfs2py.engine._log cimport trans_add_meta
 from gfs2py.engine._observe cimport ob_wrlock
-from gfs2py.engine._sbd cimport sd_assert_failed, sd_corrupt
-from gfs2py.engine._sync cimport (dl_add_tail, dl_del, dl_empty, dl_init, pthread_mutex_destroy, pthread_mutex_init,
-                                  pthread_mutex_lock, pthread_mutex_unlock, pthread_rwlock_destroy,
-                                  pthread_rwlock_trywrlock, pthread_rwlock_unlock, rwlock_init)
+from gfs2py.engine._sbd cimport sd_assert_failed, sd_corrupt, sd_dead
+from gfs2py.engine._sync cimport (dl_add_tail, dl_del, dl_empty, dl_init, gl_atomic_load32, pthread_mutex_destroy,
+                                  pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
+                                  pthread_rwlock_trywrlock, pthread_rwlock_unlock)
 from gfs2py.fuse._stat cimport WAIT_RGRP
 from gfs2py.ondisk._checksum cimport rgrp_set_crc
 from gfs2py.ondisk._ondisk cimport (GFS2_BLKST_DINODE, GFS2_BLKST_FREE, GFS2_BLKST_UNLINKED, GFS2_MAGIC,
@@ -24,7 +25,7 @@ from gfs2py.ondisk._ondisk cimport (GFS2_BLKST_DINODE, GFS2_BLKST_FREE, GFS2_BLK
                                     gfs2_rindex, htobe32, htobe64)
 
 cdef extern from "<errno.h>" nogil:
-    int EBUSY, EDEADLK, EINVAL, ENOMEM
+    int EAGAIN, EBUSY, EDEADLK, EINVAL, EIO, ENOMEM
 
 cdef enum:
     RINDEX_BYTES = 96
@@ -113,10 +114,35 @@ cdef void rg_set(opctx* cx, rgrpd* rgd, uint32_t pos, uint32_t n, uint32_t state
         n -= part
 
 
+cdef void _lvb_out(rgrpd* rgd, const gfs2_rgrp* rg) noexcept nogil:
+    cdef gfs2_rgrp_lvb* lvb = <gfs2_rgrp_lvb*>rgd.gl.lvb
+    lvb.rl_magic = htobe32(GFS2_MAGIC)
+    lvb.rl_flags = rg.rg_flags
+    lvb.rl_free = rg.rg_free
+    lvb.rl_dinodes = rg.rg_dinodes
+    lvb.rl_igeneration = rg.rg_igeneration
+    lvb.rl_unlinked = htobe32(rgd.unlinked)
+
+
+cdef int _lvb_in(sbd* sd, rgrpd* rgd, const gfs2_rgrp* rg) noexcept nogil:
+    """Another node's last word must be what stands on the disk: else somebody wrote without the lock, or lost it."""
+    cdef const gfs2_rgrp_lvb* lvb = <const gfs2_rgrp_lvb*>rgd.gl.lvb
+    if be32toh(lvb.rl_magic) != GFS2_MAGIC:
+        return 0            # new, or its last holder died
+    if lvb.rl_free != rg.rg_free:
+        return sd_corrupt(sd, rgd.addr, b"rgrp lock value block", b"rl_free", be32toh(rg.rg_free), be32toh(lvb.rl_free))
+    if lvb.rl_dinodes != rg.rg_dinodes:
+        return sd_corrupt(sd, rgd.addr, b"rgrp lock value block", b"rl_dinodes", be32toh(rg.rg_dinodes),
+                          be32toh(lvb.rl_dinodes))
+    if lvb.rl_igeneration != rg.rg_igeneration:
+        return sd_corrupt(sd, rgd.addr, b"rgrp lock value block", b"rl_igeneration", be64toh(rg.rg_igeneration),
+                          be64toh(lvb.rl_igeneration))
+    return 0
+
+
 cdef void rg_header_out(opctx* cx, rgrpd* rgd) noexcept nogil:
     """The mirror goes to the header block and to the lock value block; rg_skip stays as it is."""
     cdef gfs2_rgrp* rg = <gfs2_rgrp*>rgd.bits[0].data
-    cdef gfs2_rgrp_lvb* lvb = <gfs2_rgrp_lvb*>rgd.gl.lvb
     trans_add_meta(cx, rgd.bits[0])
     rg.rg_flags = htobe32(rgd.flags)
     rg.rg_free = htobe32(rgd.free)
@@ -126,12 +152,8 @@ cdef void rg_header_out(opctx* cx, rgrpd* rgd) noexcept nogil:
     rg.rg_data = htobe32(rgd.data)
     rg.rg_bitbytes = htobe32(rgd.bitbytes)
     rgrp_set_crc(rg)
-    lvb.rl_magic = htobe32(GFS2_MAGIC)
-    lvb.rl_flags = rg.rg_flags
-    lvb.rl_free = rg.rg_free
-    lvb.rl_dinodes = rg.rg_dinodes
-    lvb.rl_igeneration = rg.rg_igeneration
-    lvb.rl_unlinked = htobe32(rgd.unlinked)
+    if rgd.sd.gls == NULL or rgd.sd.gls.planted != PLANT_NO_LVB:
+        _lvb_out(rgd, rg)
 
 
 cdef uint32_t rgrp_trans_blocks(rgrpd* rgd, uint32_t nblocks) noexcept nogil:
@@ -191,11 +213,10 @@ cdef int _init_group(sbd* sd, rgrpd* rgd, uint32_t index, const gfs2_rindex* ri)
         free(rgd.bits)
         free(rgd.clones)
         return -ENOMEM
-    rgd.gl.type = LM_TYPE_RGRP
-    rgd.gl.number = rgd.addr
-    rgd.gl.state = LM_ST_EXCLUSIVE
-    rgd.gl.owner = rgd
-    rwlock_init(&rgd.gl.rw)
+    if glock_init(sd, &rgd.gl, LM_TYPE_RGRP, rgd.addr, rgd):
+        free(rgd.bits)
+        free(rgd.clones)
+        return -ENOMEM
     pthread_mutex_init(&rgd.mx, NULL)
     dl_init(&rgd.hot, rgd)
     dl_init(&rgd.clone_link, rgd)
@@ -280,7 +301,7 @@ cdef void rgrps_destroy(sbd* sd) noexcept nogil:
         free(rgd.freed)
         free(rgd.freed_c)
         pthread_mutex_destroy(&rgd.mx)
-        pthread_rwlock_destroy(&rgd.gl.rw)
+        glock_free(&rgd.gl)
     free(sd.rgrps)
     sd.rgrps = NULL
     sd.n_rgrps = 0
@@ -326,7 +347,7 @@ cdef int _get_bits(sbd* sd, rgrpd* rgd) noexcept nogil:
             i += 1
         buf_readahead(sd, batch, n)
     for i in range(rgd.length):
-        err = meta_read(sd, rgd.addr + i, GFS2_METATYPE_RB if i else GFS2_METATYPE_RG, &rgd.bits[i])
+        err = meta_read(sd, &rgd.gl, rgd.addr + i, GFS2_METATYPE_RB if i else GFS2_METATYPE_RG, &rgd.bits[i])
         if err:
             rgd.bits[i] = NULL
             _put_bits(sd, rgd)
@@ -340,6 +361,7 @@ cdef int _header_in(sbd* sd, rgrpd* rgd) noexcept nogil:
     cdef gfs2_rgrp* rg = <gfs2_rgrp*>rgd.bits[0].data
     cdef uint32_t counts[4]
     cdef uint32_t pos = 0, bit, end, i
+    cdef int err
     # Old tools leave these three 0; where they are set they repeat the index.
     if rg.rg_data0 != 0 and be64toh(rg.rg_data0) != rgd.data0:
         return sd_corrupt(sd, rgd.addr, b"rgrp", b"rg_data0", rgd.data0, be64toh(rg.rg_data0))
@@ -365,6 +387,11 @@ cdef int _header_in(sbd* sd, rgrpd* rgd) noexcept nogil:
     rgd.free_clone = counts[0]
     rgd.extfail = 0
     pthread_mutex_unlock(&rgd.mx)
+    if rgd.gl.x != NULL:
+        err = _lvb_in(sd, rgd, rg)
+        if err:
+            return err
+        _lvb_out(rgd, rg)
     rgd.loaded = 1
     return 0
 
@@ -412,11 +439,24 @@ cdef int _lock(opctx* cx, rgrpd* rgd, bint block) noexcept nogil:
     if not block or (cx.rg_held and rgd < cx.rg_top):
         if pthread_rwlock_trywrlock(&rgd.gl.rw):
             return -EDEADLK if block else -EBUSY
+        if gl_atomic_load32(&rgd.gl.avail) < LM_ST_EXCLUSIVE:
+            pthread_rwlock_unlock(&rgd.gl.rw)
+            err = glock_slow(cx, &rgd.gl, LM_ST_EXCLUSIVE, GL_TRY)
+            if err == -EAGAIN:
+                return -EDEADLK if block else -EBUSY
+            if err:
+                return err
     else:
         ob_wrlock(&cx.sd.ob, &rgd.gl.rw, WAIT_RGRP, rgd.addr)
-    err = _load(cx.sd, rgd)
+        if gl_atomic_load32(&rgd.gl.avail) < LM_ST_EXCLUSIVE:
+            # Asleep, also in a worker: whoever has it waits for nothing that a worker of ours must do (glocks.md).
+            pthread_rwlock_unlock(&rgd.gl.rw)
+            err = glock_slow(cx, &rgd.gl, LM_ST_EXCLUSIVE, GL_NOPARK)
+            if err:
+                return err
+    err = -EIO if sd_dead(cx.sd) and rgd.gl.x != NULL else _load(cx.sd, rgd)
     if err:
-        pthread_rwlock_unlock(&rgd.gl.rw)
+        glock_leave(cx, &rgd.gl)
         return err
     rgd.owner = cx
     rgd.depth = 1
@@ -441,7 +481,7 @@ cdef void rgrp_unlock(opctx* cx, rgrpd* rgd) noexcept nogil:
     rgd.owner = NULL
     cx.rg_held -= 1
     _keep_hot(cx.sd, rgd)
-    pthread_rwlock_unlock(&rgd.gl.rw)
+    glock_leave(cx, &rgd.gl)
 
 
 cdef void rgrp_forget(sbd* sd, rgrpd* rgd) noexcept nogil:

@@ -453,7 +453,7 @@ cdef int _strip_child(strip* st, buf* dibh, buf* b, bint dinode, uint32_t index,
     cdef uint64_t span = tree_span(st.cx.sd, level)
     cdef bint whole = st.start <= base and st.end >= base + span
     cdef buf* child
-    cdef int err = meta_read(st.cx.sd, blk, GFS2_METATYPE_IN, &child)
+    cdef int err = meta_read(st.cx.sd, &st.ip.gl, blk, GFS2_METATYPE_IN, &child)
     if err:
         return err
     if whole and level == 2:

@@ -84,7 +84,7 @@ cdef int ea_block(opctx* cx, inode* ip, uint32_t index, buf** out) noexcept nogi
     if ip.diskflags & GFS2_DIF_EA_INDIRECT:
         if index >= sd.inptrs:
             return -ENOENT
-        err = meta_read(sd, ip.eattr, GFS2_METATYPE_IN, &ind)
+        err = meta_read(sd, &ip.gl, ip.eattr, GFS2_METATYPE_IN, &ind)
         if err:
             return err
         blkno = be64toh((<const uint64_t*>(ind.data + SIZEOF_META_HEADER))[index])
@@ -93,7 +93,7 @@ cdef int ea_block(opctx* cx, inode* ip, uint32_t index, buf** out) noexcept nogi
             return -ENOENT
     elif index:
         return -ENOENT
-    err = meta_read(sd, blkno, GFS2_METATYPE_EA, out)
+    err = meta_read(sd, &ip.gl, blkno, GFS2_METATYPE_EA, out)
     if err:
         return err
     if ea_check_all(out[0].data, sd.bsize, ea_max_type(sd), &bad) < 0:
@@ -117,7 +117,7 @@ cdef int ea_locate(opctx* cx, inode* ip, const ea_key* key, buf** out, uint32_t*
 
 # ---- reading -------------------------------------------------------------------------------------------------------
 
-cdef int copy_value(opctx* cx, const buf* b, uint32_t off, uint8_t* out) noexcept nogil:
+cdef int copy_value(opctx* cx, const inode* ip, const buf* b, uint32_t off, uint8_t* out) noexcept nogil:
     """The value of a checked record; `out` has room for ea_data_len bytes."""
     cdef sbd* sd = cx.sd
     cdef const gfs2_ea_header* ea = <const gfs2_ea_header*>(b.data + off)
@@ -139,7 +139,7 @@ cdef int copy_value(opctx* cx, const buf* b, uint32_t off, uint8_t* out) noexcep
     for i in range(n):
         if blks[i] == 0:
             return sd_corrupt(sd, b.blkno, b"extended attribute", b"data pointer", 1, 0)
-        err = meta_read(sd, blks[i], GFS2_METATYPE_ED, &d)
+        err = meta_read(sd, &ip.gl, blks[i], GFS2_METATYPE_ED, &d)
         if err:
             return err
         part = min(left, sd.jbsize)
@@ -170,7 +170,7 @@ cdef int xattr_get(opctx* cx, inode* ip, const char* name, uint32_t namelen, uin
     if size and found > size:
         err = -ERANGE
     elif size:
-        err = copy_value(cx, b, off, out)
+        err = copy_value(cx, ip, b, off, out)
     buf_put(cx.sd, b)
     if err == 0:
         length[0] = found

@@ -69,9 +69,15 @@ cdef struct fs_dirbuf:              # what readdir fills; add returns 0 when tak
                uint64_t next_off, fs_entry* entry) noexcept nogil
     bint plus                       # entries with attributes are wanted (each counts as one lookup)
 
+ctypedef void (*unpark_fn)(void* arg, uint64_t unique) noexcept nogil
+
 cdef struct fs_ops:
     void (*init)(void* fs) noexcept nogil
     void (*destroy)(void* fs) noexcept nogil
+    # Before the first request, where requests may be parked: whom to tell that one may go on. NULL: it never parks.
+    void (*attach)(void* fs, unpark_fn unpark, void* arg) noexcept nogil
+    # A request that was parked (rq.runs) has been answered, or will not be run any more.
+    void (*parked_done)(void* fs, uint64_t unique) noexcept nogil
     int (*lookup)(void* fs, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen,
                   fs_entry* out) noexcept nogil
     void (*forget)(void* fs, uint64_t nodeid, uint64_t nlookup) noexcept nogil

@@ -210,6 +210,8 @@ cdef class Session:
         if se.ops.init != NULL:
             with nogil:
                 se.ops.init(se.fs)
+        if se.ops.attach != NULL:
+            se.ops.attach(se.fs, wake_request, se)
         err = notify_start(se)
         if err == 0:
             se.state = S_RUNNING

@@ -364,6 +364,8 @@ cdef void run(request* r) noexcept nogil:
         return
     if err < -4095 or err > 0:
         err = -EIO
+    if r.rq.runs and r.se.ops.parked_done != NULL and not fz_load(&r.se.destroyed):
+        r.se.ops.parked_done(r.se.fs, r.rq.unique)
     fz_store64(&r.w.current, 0)         # before the answer: then an INTERRUPT of it finds nobody, and ENOENT is right
     if send_reply(r, err) < 0:
         fz_bump(&r.w.reply_errors, 1)

@@ -1,0 +1,168 @@
+"""Several nodes on one disk: nothing stale is read, nothing is lost, and the disk is sound afterwards."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+
+import pytest
+
+from coherence.cluster import Cluster
+from coherence.history import Event, History
+from coherence.storm import Storm
+
+# gls.planted
+NO_FLUSH, KEEP_VALID, KEEP_BUFFERS, NO_LVB = 1, 2, 3, 4
+
+
+def storm(seed: int, nodes: int, *, planted: int = 0, steps: int = 150) -> list[str]:
+    """One run in a shape drawn from the seed; what was wrong, the disk included."""
+    rng = random.Random(seed)
+    cluster = Cluster(nodes, seed, parking=rng.random() < 0.6, planted=planted, bsize=rng.choice((4096, 1024)),
+                      delay_s=rng.choice((0.0, 0.0003, 0.002)), inodes=rng.choice((64, 4096)),
+                      commit_ms=rng.choice((30000, 5)))
+    with cluster:
+        run = Storm(cluster, seed, steps=steps, until=time.monotonic() + 10)
+        run.run()
+        problems = run.problems()
+        if problems:
+            cluster.abandon()
+            return problems
+    return cluster.findings()
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_storm(number: int, seed: int) -> None:
+    problems = storm(seed + number, 2 + number % 3)
+    assert not problems, (seed + number, problems[:5])
+
+
+@pytest.mark.parametrize("planted", [NO_FLUSH, KEEP_VALID, KEEP_BUFFERS, NO_LVB])
+def test_planted_bug_is_found(planted: int, seed: int) -> None:
+    assert any(storm(seed + i, 3, planted=planted) for i in range(5))
+
+
+def test_history_finds_stale_reads() -> None:
+    history = History(b"0")
+    history.writes = [Event(10, 20, b"1", "a"), Event(30, 40, b"2", "b")]
+    history.reads = [Event(15, 18, b"0", "c"), Event(32, 36, b"2", "c"), Event(41, 43, b"2", "c")]
+    assert history.problems() == []
+    history.reads = [Event(41, 43, b"1", "c")]
+    assert len(history.problems()) == 1
+    history.reads = [Event(21, 22, b"0", "c")]
+    assert len(history.problems()) == 1
+    history.reads = [Event(31, 34, b"2", "c"), Event(35, 38, b"1", "d")]
+    assert len(history.problems()) == 1
+    history.reads = [Event(1, 2, b"7", "c")]
+    assert len(history.problems()) == 1
+
+
+@pytest.mark.parametrize("parking", [False, True])
+def test_one_sees_what_the_other_did(parking: bool) -> None:
+    with Cluster(3, 1, parking=parking) as c:
+        one, two, three = (c.nodes[n].volume for n in range(3))
+        one.mkdir("d")
+        one.create("d/f", b"first")
+        assert two.read("d/f") == b"first"
+        two.write("d/f", 0, b"SECOND")
+        assert three.read("d/f") == one.read("d/f") == b"SECOND"
+        three.truncate("d/f", 3)
+        assert one.stat("d/f").size == 3
+        one.setxattr("d/f", b"user.x", b"y" * 3000)
+        assert two.getxattr("d/f", b"user.x") == b"y" * 3000
+        two.rename("d/f", "g")
+        assert not one.exists("d/f")
+        assert three.read("g") == b"SEC"
+        one.create("d/h", bytes(300_000))
+        three.rename("d", "e")
+        assert two.read("e/h") == bytes(300_000)
+        two.unlink("e/h")
+        one.rmdir("e")
+        assert three.listdir() == one.listdir()
+    assert c.findings() == []
+
+
+def test_open_and_unlinked_elsewhere() -> None:
+    """Another node's unlink takes the name; the blocks go when the last opener has closed."""
+    with Cluster(2, 2) as c:
+        one, two = c.nodes[0].volume, c.nodes[1].volume
+        one.create("f", b"x" * 100_000)
+        one.sync()
+        free = one.calls.statfs()[2]
+        node, _ = one.calls.lookup(1, b"f")
+        fh = one.calls.open(node)
+        two.unlink("f")
+        two.fs.drain()
+        for _ in range(3):                  # others make and delete; nothing of it may land in the open file
+            two.create("other", b"z" * 100_000)
+            two.unlink("other")
+            two.fs.drain()
+        assert one.calls.read(node, 0, 100_000, fh) == b"x" * 100_000
+        one.calls.write(node, 0, b"still mine", fh)
+        assert one.calls.read(node, 0, 10, fh) == b"still mine"
+        one.calls.release(node, fh)
+        one.calls.forget(node)
+        one.fs.drain()
+        assert not one.exists("f")
+    with Cluster.again(c) as alone:
+        assert alone.nodes[0].volume.calls.statfs()[2] >= free
+    assert alone.findings() == []
+
+
+def test_creates_ask_nobody() -> None:
+    """Files made in a directory of one's own cost no message; another node that looks finds them all."""
+    with Cluster(2, 3) as c:
+        one, two = c.nodes[0].volume, c.nodes[1].volume
+        one.mkdir("mine")
+        one.create("mine/first")
+        before = c.master.messages
+        for i in range(300):
+            one.create(f"mine/f{i}", b"content")
+        assert c.master.messages - before < 20
+        assert len(two.listdir("mine")) == len(one.listdir("mine"))
+        assert two.read("mine/f7") == b"content"
+        two.write("mine/f7", 0, b"CONTENT")
+        assert one.read("mine/f7") == b"CONTENT"
+    assert c.findings() == []
+
+
+def test_mounts_come_and_go() -> None:
+    with Cluster(3, 4) as c:
+        c.nodes[0].volume.create("a", b"of 0")
+        c.unmount(1)
+        assert c.nodes[2].volume.read("a") == b"of 0"
+        c.nodes[2].volume.write("a", 0, b"by 2")
+        c.unmount(2)
+        assert c.nodes[0].volume.read("a") == b"by 2"
+        c.mount(1)
+        c.unmount(0)
+        assert c.nodes[1].volume.read("a") == b"by 2"
+        c.nodes[1].volume.unlink("a")
+        c.mount(2)
+        assert not c.nodes[2].volume.exists("a")
+    assert c.findings() == []
+
+
+def test_directories_do_not_become_circles() -> None:
+    """Two nodes move directories into each other for a while: none ends up below itself, none is lost."""
+    with Cluster(2, 5, delay_s=0.0002) as c:
+        for name in ("a", "b", "a/x", "b/y"):
+            c.nodes[0].volume.mkdir(name)
+
+        def move(n: int) -> None:
+            rng = random.Random(n)
+            places = ("a", "b", "a/x", "b/y", "a/x/b", "b/y/a", "x", "y")
+            for _ in range(60):
+                try:
+                    c.nodes[n].volume.rename(rng.choice(places), rng.choice(places))
+                except OSError:
+                    continue
+
+        threads = [threading.Thread(target=move, args=(n,)) for n in (0, 1)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join()
+        assert c.withdrawn() == {0: None, 1: None}
+    assert c.findings() == []
