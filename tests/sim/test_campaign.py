@@ -11,7 +11,7 @@ import pytest
 
 from sim.campaign import RUNS, campaign
 
-CALM_HOURS = float(os.environ.get("GFS2PY_SIM_HOURS", "600"))
+CALM_HOURS = float(os.environ.get("GFS2PY_SIM_HOURS", "400"))
 STORM_S = float(os.environ.get("GFS2PY_SIM_STORM_S", "6"))
 
 
