@@ -6,16 +6,16 @@ Every payload that totem carries begins with a byte that says whose it is:
        {"t": "leave", "remove": bool}        the sender goes in peace
        {"t": "kill", "node": id}             that node ends at once, without a goodbye
        {"t": "votes", "node": id, "votes": n}    {"t": "expected", "votes": n}
-       {"t": "state", "view": n, "out": [id], "expected": n or None, "uncounted": [id], "votes": {id: n}}
-                                             what a quorate component knows, for those who come into it
        {"t": "fenced", "node": id, "by": agent}
-       {"t": "life", "view": n, "ring": [seq, rep], "quorate": bool, "dirty": bool}   where the sender comes from
+       {"t": "life", "view": n, "ring": [seq, rep], "quorate": bool, "dirty": bool, "out": [id], "uncounted": [id],
+        "expected": n or None, "votes": {id: n}}      where the sender comes from, and how it counts votes
 
-Rings that meet. A node that was away and kept state (locks, a mounted file system) cannot simply go on: the others may
-have recovered from its loss. So whenever somebody joins, all say from which ring they come; of these rings one goes
-on: the one that was quorate, of several the newest (the others did not notice that they were left behind). Members
-of any other that are `dirty`, which is that a subsystem is or was registered, end. The messages stand in the order
-before the lists by which groups are joined, so no group ever sees such a node again.
+Rings that meet. Whenever somebody joins, all say from which ring they come. One of these rings goes on: the one that
+was quorate, of several the newest (the others did not notice that they were left behind). All others count votes as it
+does from there on. And a node that was away and kept state (locks, a mounted file system) cannot simply go on: the
+others may have recovered from its loss. So members of any other ring that are `dirty`, which is that a subsystem is
+or was registered, end. The messages stand in the order before the lists by which groups are joined, so no group ever
+sees such a node again.
 
  start -> JOINING -- all members of the ring agree on the configuration --> MEMBER -- leave() --> LEAVING -> ended
 
@@ -59,6 +59,8 @@ class _Life:
     ring: tuple[int, int]
     quorate: bool
     dirty: bool
+    counts: QuorumState
+    votes: dict[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +107,15 @@ class NodeMachine:
         self._members: tuple[int, ...] = ()
         self._generation = 0
         self._set_votes: dict[int, int] = {}
-        # Before this ring: who was not learns from who was.
-        self._was_quorate = False
-        self._learn = False
+        self._was_quorate = self._came_quorate = False
         # A subsystem of this node has had state in the cluster.
         self.dirty = False
         self._ring = totem.RingId(0, me)
         self._lives: dict[int, _Life] = {}
+        # While the members have not yet said where they come from: what changes votes waits, or those who learn
+        # them from others would have it twice or not at all.
+        self._lives_due = False
+        self._deferred: list[tuple[int, bytes]] = []
         self._effects: list[Effect] = []
 
     # Inputs of the owner
@@ -281,22 +285,43 @@ class NodeMachine:
             self._log("CMAN", f"{self.name_of(sender)} sent a payload of unknown kind {kind!r}", warning=True)
 
     def _say_life(self, change: totem.ConfigChange, now_ns: int) -> None:
-        """Before anything else of the new ring."""
-        self._lives = {}
-        if change.joined:
+        """Before anything else of the new ring, but after those who left have been counted out.
+
+        As long as the members have not all said it, the ring that we come from stays the one before they met.
+        """
+        due = self._lives_due or bool(change.joined)
+        if not self._lives_due:
+            self._came_quorate = self._was_quorate
+        self._undefer()
+        self.quorum.membership(change.members, change.left)
+        self._lives, self._lives_due = {}, due
+        if due:
+            counts = self.quorum.state()
             self._send(CONTROL + msgpack.packb({
-                "t": "life", "view": change.ring_id.seq, "ring": list(self._ring), "quorate": self._was_quorate,
-                "dirty": self.dirty}), now_ns)
-        self._ring = change.ring_id
+                "t": "life", "view": change.ring_id.seq, "ring": list(self._ring), "quorate": self._came_quorate,
+                "dirty": self.dirty, "out": list(counts.out), "expected": counts.expected_votes,
+                "uncounted": list(counts.uncounted), "votes": self._set_votes}), now_ns)
+        else:
+            self._ring = change.ring_id
+
+    def _undefer(self) -> None:
+        self._lives_due = False
+        waiting, self._deferred = self._deferred, []
+        for sender, payload in waiting:
+            self._receive_control(sender, payload, 0)
 
     def _receive_life(self, sender: int, message: dict[str, Any]) -> None:
         if message["view"] != self._generation or sender not in self._members:
             return
-        seq, rep = message["ring"]
-        self._lives[sender] = _Life((int(seq), int(rep)), bool(message["quorate"]), bool(message["dirty"]))
+        self._lives[sender] = _life(message)
         if len(self._lives) < len(self._members):
             return
         goes_on = max((life.quorate, life.ring) for life in self._lives.values())[1]
+        if self._lives[self.me].ring != goes_on:
+            model = next(self._lives[n] for n in self._members if self._lives[n].ring == goes_on)
+            self._set_votes = dict(model.votes)
+            self._reconfigure()
+            self.quorum.adopt(model.counts)
         stale = [n for n in self._members if self._lives[n].dirty and self._lives[n].ring != goes_on]
         for nodeid in stale:
             self._log("CMAN", f"node {self.name_of(nodeid)} was away and comes back with state: it has to start anew",
@@ -305,6 +330,8 @@ class NodeMachine:
             self._end("was away from the cluster and has state of before (subsystems): start it anew")
         elif stale:
             self.groups.expel(stale)
+        self._ring = self.totem.ring_id
+        self._undefer()
 
     def _ring_changed(self, change: totem.ConfigChange, now_ns: int) -> None:
         """A new membership."""
@@ -314,13 +341,6 @@ class NodeMachine:
             self._log("CMAN", f"node {self.name_of(nodeid)} {reason}", warning=reason == "lost")
         for nodeid in change.joined:
             self._log("CMAN", f"node {self.name_of(nodeid)} joined")
-        self._learn = not self._was_quorate
-        if self._was_quorate and change.joined:
-            known = self.quorum.state()
-            self._send(CONTROL + msgpack.packb({
-                "t": "state", "view": self._generation, "out": list(known.out), "expected": known.expected_votes,
-                "uncounted": list(known.uncounted), "votes": self._set_votes}), now_ns)
-        self.quorum.membership(change.members, change.left)
         self.spread.view_changed(self._generation, change.members)
         self._was_quorate = self.quorum.quorate
         self._effects.append(Changed())
@@ -364,6 +384,9 @@ class NodeMachine:
     def _receive_control(self, sender: int, payload: bytes, now_ns: int) -> None:
         try:
             message = msgpack.unpackb(payload, strict_map_key=False)
+            if self._lives_due and message["t"] in ("votes", "expected", "fenced"):
+                self._deferred = [*self._deferred, (sender, payload)][-BACKLOG_MAX:]
+                return
             self._do_control(sender, message, now_ns)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, msgpack.UnpackException) as e:
             self._log("CMAN", f"{self.name_of(sender)} sent a control message that cannot be read: "
@@ -395,16 +418,6 @@ class NodeMachine:
                 expected = _votes(message["votes"], VOTES_MAX * NODES_MAX)
                 self.quorum.set_expected(expected)
                 self._log("CMAN", f"expected votes set to {expected} by {self.name_of(sender)}")
-            case "state":
-                if self._learn and message["view"] == self._generation and sender != self.me:
-                    self._learn = False
-                    self._set_votes = {int(n): _votes(v, VOTES_MAX) for n, v in sorted(message["votes"].items())}
-                    self._reconfigure()
-                    expected = message["expected"]
-                    self.quorum.adopt(QuorumState(
-                        tuple(int(n) for n in message["out"]),
-                        None if expected is None else _votes(expected, VOTES_MAX * NODES_MAX),
-                        tuple(int(n) for n in message["uncounted"])))
             case "life":
                 self._receive_life(sender, message)
             case "fenced":
@@ -419,3 +432,14 @@ def _votes(value: Any, limit: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= limit:
         raise ValueError(f"{value!r} votes: wanted 0 to {limit}")
     return value
+
+
+def _life(message: dict[str, Any]) -> _Life:
+    """Raises ValueError, TypeError, KeyError for what is none."""
+    seq, rep = message["ring"]
+    expected = message["expected"]
+    counts = QuorumState(tuple(int(n) for n in message["out"]),
+                         None if expected is None else _votes(expected, VOTES_MAX * NODES_MAX),
+                         tuple(int(n) for n in message["uncounted"]))
+    return _Life((int(seq), int(rep)), bool(message["quorate"]), bool(message["dirty"]), counts,
+                 {int(n): _votes(v, VOTES_MAX) for n, v in sorted(message["votes"].items())})

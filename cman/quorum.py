@@ -166,12 +166,16 @@ class QuorumMachine:
         return QuorumState(out, self._expected, tuple(sorted(self._uncounted)))
 
     def adopt(self, state: QuorumState) -> None:
-        """What the quorate component that we came into knows. Ignored by those who have quorum themselves."""
-        if self.quorate:
-            return
-        for node in state.out:
-            if self.standing.get(node) in (Standing.LOST, Standing.UNKNOWN):
+        """What the quorate component that we came into knows: from here on we count as it does.
+
+        For a node that was not quorate before this ring; whether it is now, by the votes of those it came to, does
+        not matter. Who left us cleanly where they could not see it is lost in their eyes, and so in ours.
+        """
+        for node, standing in self.standing.items():
+            if node in state.out and standing in (Standing.LOST, Standing.UNKNOWN):
                 self._stand(node, Standing.OUT)
+            elif node not in state.out and standing is Standing.OUT:
+                self._stand(node, Standing.LOST)
         self._expected, self._uncounted = state.expected_votes, frozenset(state.uncounted)
         self._tell()
 

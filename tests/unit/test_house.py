@@ -47,6 +47,25 @@ def test_install_refuses_what_was_not_built(tmp_path: Path) -> None:
     assert not (tmp_path / "sbin").exists()
 
 
+def units(into: Path, *names: str, force: bool = False) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "FORCE": "1" if force else ""}
+    return subprocess.run(["ci/install_units.sh", into, *names], cwd=TOP, env=environment, capture_output=True,
+                          text=True, check=False)
+
+
+def test_units_are_installed_with_our_commands(tmp_path: Path) -> None:
+    for _ in range(2):
+        assert units(tmp_path, "cman.service").returncode == 0
+    text = (tmp_path / "cman.service").read_text()
+    assert f"ExecStart={TOP}/.venv/bin/cman\n" in text
+    assert "@BINDIR@" not in text
+    (tmp_path / "cman.service").write_text("[Unit]\n")
+    done = units(tmp_path, "cman.service")
+    assert (done.returncode, "is not ours" in done.stderr) == (1, True)
+    assert units(tmp_path, "cman.service", force=True).returncode == 0
+    assert units(tmp_path, "nothing.service").returncode == 1
+
+
 def test_bootstrap_has_nothing_to_do_twice() -> None:
     done = subprocess.run(["ci/bootstrap.sh", "debs", "gcc", "python3-venv"], cwd=TOP, capture_output=True,
                           text=True, check=True)

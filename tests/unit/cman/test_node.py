@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import random
+
 import pytest
 from guide_conf import changed
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cman import cpg, totem
 from cman.ccs import spread
@@ -14,6 +19,7 @@ MS = 1_000_000
 DELAY_NS = MS // 5
 
 
+@functools.cache
 def config(version: int = 35) -> Config:
     return load(changed(('config_version="35"', f'config_version="{version}"'), ('expected_votes="6"', ""),
                         ('label="myqdisk" min_score="1" tko="10" votes="2"', 'label="myqdisk" tko="10" votes="0"')))
@@ -29,12 +35,13 @@ class Net:
         self.told: dict[int, list[Effect]] = {}
         self.ended: dict[int, str] = {}
         self.count = 0
+        self.stored: dict[int, int] = {}
         self.apart: set[int] = set()        # nodes that hear only each other
         for nodeid in nodeids:
             self.add(nodeid)
 
-    def add(self, nodeid: int, version: int = 35) -> NodeMachine:
-        made = NodeMachine(nodeid, config(version), 0, lambda: self.now // 1_000_000_000 + 1_000_000)
+    def add(self, nodeid: int, version: int = 35, seq: int = 0) -> NodeMachine:
+        made = NodeMachine(nodeid, config(version), seq, lambda: self.now // 1_000_000_000 + 1_000_000)
         self.nodes[nodeid], self.told[nodeid] = made, []
         self.ended.pop(nodeid, None)
         made.start(self.now)
@@ -54,6 +61,8 @@ class Net:
                     self.send(nodeid, other, data)
             case totem.SendTo(other, data):
                 self.send(nodeid, other, data)
+            case totem.StoreRingSeq(seq):
+                self.stored[nodeid] = seq
             case spread.Store(_, version, update):
                 node.stored(update, version, "", self.now)
             case Ended(why):
@@ -240,6 +249,51 @@ def test_an_update_changes_votes_and_nodes_everywhere(net: Net) -> None:
     assert spread.Finished(number, 35, 36, {}, "") in net.told[2]
     assert {n.config.version for n in net.nodes.values()} == {36}
     assert net.numbers() == {(6, 6, 4, True)}
+
+
+@settings(max_examples=30)
+@given(st.randoms(use_true_random=False))
+def test_any_history_ends_in_one_cluster(rnd: random.Random) -> None:
+    """Crashes, starts, splits, leaves, votes, updates, fencing in any order; healed, all that live are one cluster."""
+    net, version, history = Net(1, 2, 3, 4), 35, []
+    net.run(2500)
+    for _ in range(rnd.randrange(1, 12)):
+        nodeid, living = rnd.randrange(1, 5), sorted(net.nodes)
+        what = rnd.choice(["crash", "start", "split", "heal", "leave", "votes", "update", "dirty", "fenced"])
+        history.append((net.now // MS, what, nodeid))
+        match what:
+            case "crash" if len(living) > 1:
+                net.nodes.pop(nodeid, None)
+            case "start" if nodeid not in net.nodes:
+                net.add(nodeid, rnd.choice([35, version]), seq=net.stored.get(nodeid, 0))
+            case "split":
+                net.apart = set(rnd.sample((1, 2, 3, 4), rnd.randrange(1, 3)))
+            case "heal":
+                net.apart = set()
+            case "leave" if nodeid in net.nodes and len(living) > 1:
+                net.control(nodeid, t="leave", remove=False)
+            case "votes" if nodeid in net.nodes:
+                net.control(nodeid, t="votes", node=rnd.randrange(1, 5), votes=rnd.randrange(1, 4))
+            case "update" if nodeid in net.nodes and net.nodes[nodeid].spread.established:
+                if not net.nodes[nodeid].spread.synced or not net.nodes[nodeid].quorum.quorate:
+                    continue
+                version += 1
+                net.nodes[nodeid].propose(config(version), net.now)
+                net.drain(nodeid)
+            case "dirty" if nodeid in net.nodes:
+                net.nodes[nodeid].dirty = True
+            case "fenced" if living and nodeid not in net.nodes:
+                net.control(living[0], t="fenced", node=nodeid, by="test")
+        net.run(rnd.choice([1, 50, 600, 2500]))
+    net.apart = set()
+    net.run(8000)
+    living = tuple(sorted(net.nodes))
+    assert living, history
+    for node in net.nodes.values():
+        assert (node.members, node.state, node.spread.synced) == (living, State.MEMBER, True), (node.me, history)
+    assert len({n.config.digest for n in net.nodes.values()}) == 1, history
+    assert len(net.numbers()) == 1, (net.numbers(), history)
+    assert len({n.groups.synced for n in net.nodes.values()}) == 1, history
 
 
 def test_control_that_makes_no_sense_is_logged_and_does_nothing(net: Net) -> None:

@@ -134,8 +134,10 @@ def test_a_newcomer_learns_who_is_out() -> None:
     newcomer.adopt(m.state())
     assert newcomer.quorate
     assert newcomer.unconfirmed == ()
-    m.adopt(QuorumState((1, 2), 1, ()))
-    assert m.expected_votes == 4
+    # Who left us cleanly where the others could not see it counts as lost, as it does for them.
+    newcomer.adopt(QuorumState((4,), None, ()))
+    assert newcomer.unconfirmed == (3,)
+    assert newcomer.standing[1] is Standing.MEMBER
 
 
 def test_more_votes_for_some() -> None:
