@@ -39,6 +39,8 @@ class Lock:
     holds: int | None = None
     before: int | None = None
     pending: str = "request"
+    # The value before that of the conversion under way; nobody else can write until that has ended.
+    old_value: bytes | None = None
     basts: list[int] = field(default_factory=list)
 
 
@@ -57,6 +59,7 @@ class Net:
         self.members: set[int] = set()
         self.now_ns = 0
         self.values: dict[bytes, bytes] = {}
+        self.unsure: dict[bytes, set[bytes]] = {}
         self.recovering: set[int] = set()
         self.trace: list[str] = []
         self.filter: Callable[[int, int, bytes], bytes | None] | None = None
@@ -184,6 +187,7 @@ class Net:
         except DlmError:
             lock.wants, lock.flags, lock.pending, lock.holds, lock.before = saved
             return False
+        lock.old_value = self.values.get(lock.name, UNWRITTEN) if writes else None
         if writes:
             self.values[lock.name] = value
         self.flush()
@@ -269,6 +273,10 @@ class Net:
                     and {cast.mode, lock.before} != {LockMode.PR, LockMode.CW}:
                 raise Broken(f"{lock}: back at {LockMode(cast.mode).name}")
             lock.pending, lock.holds = "", cast.mode
+            if lock.old_value is not None:
+                # It stands in the holder's buffer, from which recovery may take it, or not.
+                self.unsure[lock.name] = {self.values[lock.name], lock.old_value}
+                self.values[lock.name] = lock.old_value
             self.check_compatible(lock)
 
     def granted(self, lock: Lock, cast: Cast) -> None:
@@ -296,7 +304,8 @@ class Net:
             return
         assert cast.value is not None
         want = self.values.get(lock.name, UNWRITTEN)
-        if cast.value not in (want, UNWRITTEN):
+        if cast.value not in (want, UNWRITTEN) and not (
+                want in (unsure := self.unsure.get(lock.name, set())) and cast.value in unsure):
             raise Broken(f"{lock}: read {cast.value!r}, last written was {want!r}")
         if cast.value == want != UNWRITTEN:
             self.count("value read")

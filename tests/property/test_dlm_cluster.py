@@ -32,6 +32,8 @@ def test_campaign(name: str, seed: int) -> None:
     (40338, "four nodes, twelve changes"),
     (40503, "four nodes, twelve changes"),  # a cancel that the grant outran, whose master died
     (40519, "three nodes, six changes"),    # a void value that became valid because its reader outlived the master
+    (70557, "four nodes, twelve changes"),  # a conversion with NOQUEUE that recovery had queued waited for ever
+    (71141, "four nodes, twelve changes"),  # a conversion that waited for recovery was refused as busy
     (40090, "three nodes, six changes"),    # a conversion cancelled in recovery, the new master still had its mode
 ])
 def test_found_before(seed: int, name: str) -> None:

@@ -191,7 +191,9 @@ cdef bint can_be_granted(dlm_rsb* r, dlm_lkb* lkb, bint now, bint recover, bint*
         deadlk[0] = False
     if grantable(r, lkb, now, recover):
         return True
-    if lkb.grmode != MODE_IV and not (lkb.exflags & LKF_NOQUEUE) and conversion_deadlock(r, lkb):
+    # Recovery queues conversions with NOQUEUE too: what their master said is not known.
+    if lkb.grmode != MODE_IV and (not (lkb.exflags & LKF_NOQUEUE) or lkb.status == STS_CONVERT) \
+            and conversion_deadlock(r, lkb):
         if lkb.exflags & LKF_CONVDEADLK:
             lkb.grmode = MODE_NL
             lkb.sbflags |= SBF_DEMOTED

@@ -332,8 +332,7 @@ cdef int check_lock_args(int mode, const dlm_lksb* lksb, uint32_t flags, uint32_
 
 
 cdef inline int busy(const dlm_lkb* lkb) noexcept nogil:
-    return (lkb.wait_type != 0 or lkb.wait_count != 0 or is_overlap(lkb) or lkb.parked != NULL
-            or lkb.cb_count >= CALLBACKS_BUSY)
+    return lkb.wait_type != 0 or lkb.wait_count != 0 or is_overlap(lkb) or lkb.parked != NULL
 
 
 cdef int check_convert(dlm_lkb* lkb, int mode, uint32_t flags) noexcept nogil:
@@ -401,6 +400,9 @@ cdef int dlm_lock(dlm_ls* ls, int mode, dlm_lksb* lksb, uint32_t flags, const vo
         lkb = find_lkb(ls, lksb.sb_lkid)
         if lkb == NULL:
             error = -E_NOENT
+        elif lkb.cb_count >= CALLBACKS_BUSY:
+            # Its owner does not wait for completions, or they are held back.
+            error = -E_BUSY
         elif not ls.running:
             error = check_convert(lkb, mode, flags)
             if error == 0:

@@ -460,6 +460,10 @@ cdef void add_callback(dlm_ls* ls, dlm_lkb* lkb, int kind, int mode, int status,
         # CW and PR block different modes: neither stands for the other.
         if cb.kind == CB_BAST and (cb.mode == mode or (cb.mode > mode and cb.mode > MODE_PR)):
             return
+        if cb.kind == CB_BAST and mode > MODE_PR:
+            # PW and EX stand for all below: there are never more than two or three between completions.
+            cb.mode = mode
+            return
     if lkb.cb_count == CALLBACKS_MAX:
         ls_break(ls, E_NOBUFS)
         return
