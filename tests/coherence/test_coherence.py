@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +38,21 @@ def storm(seed: int, nodes: int, *, planted: int = 0, steps: int = 150) -> list[
 def test_storm(number: int, seed: int) -> None:
     problems = storm(seed + number, 2 + number % 3)
     assert not problems, (seed + number, problems[:5])
+
+
+@pytest.mark.interop
+@pytest.mark.parametrize("bsize", [1024, 4096])
+def test_debians_checker_is_silent_too(bsize: int, seed: int, tmp_path: Path) -> None:
+    with Cluster(3, seed, bsize=bsize, delay_s=0.0003) as c:
+        run = Storm(c, seed, steps=200)
+        run.run()
+        assert run.problems() == []
+    image = tmp_path / "image"
+    with image.open("wb") as f:
+        for at in range(0, c.disk.size_bytes, 1 << 20):
+            f.write(c.disk.read(at, 1 << 20))
+    done = subprocess.run(["fsck.gfs2", "-n", str(image)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("planted", [NO_FLUSH, KEEP_VALID, KEEP_BUFFERS, NO_LVB])
