@@ -286,11 +286,15 @@ cdef class Lockspace:
         cdef int error
         cdef dlm_ls* ls = self.ls
         cdef dlm_bast_fn on_bast = py_bast if bast else <dlm_bast_fn>NULL
+        cdef py_lock before = p[0]
         if value is not None or flags & LKF_VALBLK:
             self._set_value(p, value)
             flags |= LKF_VALBLK
         with nogil:
             error = dlm_lock(ls, mode, &p.lksb, flags | LKF_CONVERT, NULL, 0, py_ast, p, on_bast)
+        if error:
+            # What is refused writes nothing, also not by way of recovery, which may look at a writer's value.
+            memcpy(p.value, before.value, LVB_MAX)
         check(error)
 
     def unlock(self, uint32_t lkid, uint32_t flags=0, *, bytes value=None):
