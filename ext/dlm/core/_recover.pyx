@@ -665,7 +665,8 @@ cdef void recover_rsbs(dlm_ls* ls) noexcept nogil:
         r = <dlm_rsb*>at.owner
         at = at.next
         if is_master(r):
-            if r.flags & RSB_RECOVER_CONVERT:
+            # Of our own locks, when we become master, no flag of an earlier recovery tells.
+            if r.flags & (RSB_RECOVER_CONVERT | RSB_NEW_MASTER2):
                 recover_conversion(r)
             # Before anything is granted: the completion shows the value.
             recover_lvb(ls, r)
