@@ -25,7 +25,7 @@ from gfs2py.errors import CorruptionError
 from gfs2py.fsck import _check
 from hostile import exercise, pool
 from hostile.bank import Base, bases
-from hostile.exercise import Finding, Mounted, Walk
+from hostile.exercise import Finding, Mounted, Walk, run_case
 from hostile.mutate import FIELDS, Damage, draw
 from hostile.pool import Pool, sanitised
 from hostile.rule import Rule, world
@@ -73,6 +73,16 @@ def test_jindex_without_journals(bank: list[Base]) -> None:
     patch_field(dev, entry.block, "dirent", "de_name_len", 1, at=entry.at)
     with pytest.raises(CorruptionError, match=rf"damaged block {entry.block} \(0x[0-9a-f]+\): jindex.journal0 is 0"):
         Mounted(dev, random.Random(1), ("noatime",))
+
+
+def test_pointer_before_the_superblock(bank: list[Base]) -> None:
+    """Found by seed 777, case 4285: a system file's first block was said to be block 1, and was written to."""
+    base = bank[0]
+    for name in ("quota", "statfs", "rindex"):
+        at = base.map.r.system(name).addr * base.map.bsize + 232
+        damage = Damage(base, patches=[(at, (1).to_bytes(8, "big"))], text=[f"{name}: pointer 0 -> 1"])
+        for n in range(4):
+            run_case(damage, random.Random(n))
 
 
 # -- what the harness must notice

@@ -108,16 +108,17 @@ cdef inline uint64_t _hole_length(const uint64_t* ptrs, uint32_t i, uint32_t cou
 
 cdef int _data_run(sbd* sd, inode* ip, buf* b, const uint64_t* ptrs, uint32_t i, uint32_t count, uint64_t* dblk,
                    uint64_t* n) noexcept nogil:
-    """The contiguous data blocks that pointers i, i+1 ... lead to, checked against the device's size."""
+    """The contiguous data blocks that pointers i, i+1 ... lead to, checked against superblock and device."""
     cdef uint64_t first = be64toh(ptrs[i])
     cdef uint64_t nr = first
     cdef uint32_t j = i + 1
     while j < count and be64toh(ptrs[j]) == nr + 1:
         nr += 1
         j += 1
-    if first >= sd.fs_blocks or nr >= sd.fs_blocks:
+    if first <= sd.sb_block or first >= sd.fs_blocks or nr >= sd.fs_blocks:
         return sd_corrupt(sd, b.blkno, b"dinode" if b.blkno == ip.no_addr else b"indirect", b"pointer",
-                          sd.fs_blocks - 1, nr)
+                          sd.sb_block + 1 if first <= sd.sb_block else sd.fs_blocks - 1,
+                          first if first <= sd.sb_block else nr)
     dblk[0] = first
     n[0] = j - i
     return 0

@@ -218,8 +218,9 @@ cdef int buf_read(sbd* sd, const glock* gl, uint64_t blkno, buf** out) noexcept 
     cdef buf* b
     cdef int err
     out[0] = NULL
-    if blkno == 0 or blkno >= sd.fs_blocks:
-        return sd_corrupt(sd, blkno, b"pointer", b"block", sd.fs_blocks - 1, blkno)
+    if blkno <= sd.sb_block or blkno >= sd.fs_blocks:
+        return sd_corrupt(sd, blkno, b"pointer", b"block",
+                          sd.sb_block + 1 if blkno <= sd.sb_block else sd.fs_blocks - 1, blkno)
     s = shard_of(sd, blkno)
     pthread_mutex_lock(&s.lock)
     b = _get_locked(sd, s, blkno)
@@ -261,8 +262,9 @@ cdef int buf_new(sbd* sd, uint64_t blkno, buf** out) noexcept nogil:
     cdef cache_shard* s
     cdef buf* b
     out[0] = NULL
-    if blkno == 0 or blkno >= sd.fs_blocks:
-        return sd_corrupt(sd, blkno, b"pointer", b"block", sd.fs_blocks - 1, blkno)
+    if blkno <= sd.sb_block or blkno >= sd.fs_blocks:
+        return sd_corrupt(sd, blkno, b"pointer", b"block",
+                          sd.sb_block + 1 if blkno <= sd.sb_block else sd.fs_blocks - 1, blkno)
     s = shard_of(sd, blkno)
     pthread_mutex_lock(&s.lock)
     b = _get_locked(sd, s, blkno)
@@ -349,7 +351,7 @@ cdef void buf_readahead(sbd* sd, const uint64_t* blknos, uint32_t n) noexcept no
     cdef cache_shard* s
     cdef buf* b
     for i in range(n):
-        if blknos[i] == 0 or blknos[i] >= sd.fs_blocks:
+        if blknos[i] <= sd.sb_block or blknos[i] >= sd.fs_blocks:
             continue
         s = shard_of(sd, blknos[i])
         pthread_mutex_lock(&s.lock)

@@ -360,6 +360,7 @@ cdef struct sbd:
     uint32_t ldptrs                 # block numbers in a metadata log descriptor
     uint32_t jdptrs                 # in a jdata descriptor
     uint64_t fs_blocks              # device size in blocks
+    uint64_t sb_block               # the superblock's; nothing before it is the file system's
     uint32_t flags                  # SDF_*
     uint64_t root_addr, master_addr, root_formal
     char lockproto[64]

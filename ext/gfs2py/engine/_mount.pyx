@@ -306,13 +306,14 @@ cdef class Gfs2(FileSystemHandle):
                              f"{sd.dev.align} bytes")
         sd.fs_format = fmt
         sd.fs_blocks = sd.dev.size_bytes >> sd.bsize_shift
+        sd.sb_block = GFS2_SB_BYTE_ADDR >> sd.bsize_shift
         sd.master_addr = be64toh(sb.sb_master_dir.no_addr)
         sd.root_addr = be64toh(sb.sb_root_dir.no_addr)
         sd.root_formal = be64toh(sb.sb_root_dir.no_formal_ino)
         for what, addr in (("sb_master_dir", sd.master_addr), ("sb_root_dir", sd.root_addr)):
-            if not 0 < addr < sd.fs_blocks:
-                raise CorruptionError(EIO, f"{name}: superblock: {what}.no_addr is {addr}, wanted 1 to "
-                                      f"{sd.fs_blocks - 1}")
+            if not sd.sb_block < addr < sd.fs_blocks:
+                raise CorruptionError(EIO, f"{name}: superblock: {what}.no_addr is {addr}, wanted "
+                                      f"{sd.sb_block + 1} to {sd.fs_blocks - 1}")
         memcpy(sd.lockproto, sb.sb_lockproto, 63)
         memcpy(sd.locktable, sb.sb_locktable, 63)
         memcpy(sd.uuid, sb.sb_uuid, 16)
