@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from gfs2py.daemon_observe import Observer
+    from gfs2py.engine.mount import Shared
 
     Narrator = Callable[[str], None]
 
@@ -67,7 +68,12 @@ class MountRequest:
 def _open_gfs2(source: str, options: MountOptions, narrate: Narrator) -> FileSystemHandle:
     from gfs2py.engine.mount import open_filesystem  # the engine is loaded by those who mount it
 
-    return open_filesystem(source, options, narrate)
+    def join(table: str, lost: Callable[[str], object]) -> Shared:
+        from gfs2py.lock_dlm.shared import SharedMount  # trio and the lock manager: for shared mounts only
+
+        return SharedMount(table, spectator=options.spectator, log=log.info, narrate=narrate, lost=lost)
+
+    return open_filesystem(source, options, narrate, join)
 
 
 def _open_null(source: str, options: MountOptions, narrate: Narrator) -> FileSystemHandle:
@@ -92,14 +98,14 @@ def claim_lun(request: MountRequest) -> int:
     import hashlib
 
     from gfs2py.block.opening import open_device
-    from gfs2py.engine.mount import iscsi_options, superblock_lockproto
+    from gfs2py.engine.mount import iscsi_options, superblock_locking
 
     source, options = request.source, request.options
     proto = options.lockproto
     if proto is None:
         try:
             with open_device(source, readonly=True, iscsi=iscsi_options(source, options)) as device:
-                proto = superblock_lockproto(device)
+                proto = superblock_locking(device)[0]
         except OSError as e:
             raise MountError(f"cannot open {source}: {e.strerror}") from None
     name = hashlib.sha256(source.partition("://")[2].partition("/")[2].encode()).hexdigest()[:16]
@@ -379,16 +385,21 @@ def serve(request: MountRequest, foreground: bool, narrate: Narrator, ready: Cal
 
 def _background(request: MountRequest, report: int, verbose: bool) -> int:
     """The child: say on the pipe how far it is, `L` lines to narrate, then `R` or `E` status and message."""
+    told = False            # the pipe is closed: its number may be the disk's by now
+
     def say(text: str) -> None:
-        with ignored(OSError):
-            os.write(report, os.fsencode(text.replace("\n", " ")) + b"\n")
+        if not told:
+            with ignored(OSError):
+                os.write(report, os.fsencode(text.replace("\n", " ")) + b"\n")
 
     def narrate(text: str) -> None:
         if verbose:
             say(f"L{text}")
 
     def ready() -> None:
+        nonlocal told
         say("R")
+        told = True
         os.close(report)
 
     os.setsid()

@@ -1,5 +1,7 @@
 from typing import NamedTuple
 
+from gfs2py.engine._lockmanager import LockManager
+
 class LockRequest(NamedTuple):
     id: int
     unlock: bool
@@ -10,7 +12,7 @@ class LockRequest(NamedTuple):
     flags: int
     lvb: bytes | None
 
-class LockQueue:
+class LockQueue(LockManager):
     def fileno(self) -> int: ...
     def take(self) -> list[LockRequest]: ...
     def granted(self, id: int, lvb: bytes | None = None) -> None: ...

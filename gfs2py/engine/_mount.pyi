@@ -2,7 +2,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from gfs2py.block._device import BlockDevice
-from gfs2py.engine._lockqueue import LockQueue
+from gfs2py.engine._lockmanager import LockManager
 from gfs2py.fuse._ops import FileSystemHandle
 
 FLAGS: dict[str, int]
@@ -15,7 +15,7 @@ class Gfs2(FileSystemHandle):
                  cache_bytes: int = ..., inodes: int = ..., commit_ms: int = 30000, statfs_s: int = 30,
                  quota_s: int = 60, lockproto: str | None = None, locktable: str | None = None, quiet: bool = False,
                  background: bool = True, say: Callable[[str], None] | None = None,
-                 locks: LockQueue | None = None, first: bool = True) -> None: ...
+                 locks: LockManager | None = None, first: bool = True) -> None: ...
     def plant(self, number: int) -> None: ...
     def block_locks(self, on: bool) -> None: ...
     def recover_jid(self, jid: int) -> dict[str, int] | None: ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from errno import EINVAL
+
 from gfs2py.block.opening import open_device
 from gfs2py.engine._mount import Gfs2
 from gfs2py.errors import MountError
@@ -10,7 +12,29 @@ from gfs2py.sources import is_url
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, Protocol
+
+    from gfs2py.engine._lockmanager import LockManager
+
+    class Seat(Protocol):
+        """This node's place among those that have the file system mounted."""
+
+        @property
+        def jid(self) -> int: ...
+        @property
+        def first(self) -> bool: ...
+
+    class Shared(Protocol):
+        """The cluster's side of a mount (gfs2py.lock_dlm.shared)."""
+
+        @property
+        def locks(self) -> LockManager: ...
+        def start(self) -> Seat: ...
+        def mounted(self, replay: Callable[[int], bool]) -> None: ...
+        def stop(self) -> None: ...
+
+    # With the lock table and what to call when the cluster is lost.
+    Join = Callable[[str, Callable[[str], object]], Shared]
 
     from gfs2py.block._device import BlockDevice
     from gfs2py.block.iscsi import IscsiOptions
@@ -48,13 +72,35 @@ def journal_id(options: MountOptions) -> int:
 
 
 class Mounted(Gfs2):
-    """A Gfs2 that owns its device."""
+    """A Gfs2 that owns its device, and its place in the cluster if it is shared."""
 
-    def __init__(self, device: BlockDevice, options: MountOptions, say: Callable[[str], None] | None) -> None:
+    def __init__(self, device: BlockDevice, options: MountOptions, say: Callable[[str], None] | None,
+                 join: Join | None = None) -> None:
         self._file = device
+        self._shared: Shared | None = None
+        seated: dict[str, Any] = {"jid": journal_id(options)}
+        proto, table = superblock_locking(device)
+        if (options.lockproto or proto) == "lock_dlm":
+            if join is None:
+                raise MountError(EINVAL, "a mount with lock_dlm needs a cluster")
+            self._shared = join(options.locktable or table, lambda why: self.withdraw(f"the cluster is lost: {why}"))
+            seat = self._shared.start()
+            seated = {"jid": seat.jid, "first": seat.first, "locks": self._shared.locks}
+        try:
+            self._mount(device, options, say, seated)
+            if self._shared is not None:
+                self._shared.mounted(self.replay)
+        except BaseException:
+            if self._shared is not None:
+                super().close()
+                self._shared.stop()
+            raise
+
+    def _mount(self, device: BlockDevice, options: MountOptions, say: Callable[[str], None] | None,
+               seated: dict[str, Any]) -> None:
         cache_bytes = options.cache_size_bytes or CACHE_DEFAULT_BYTES
         inodes = min(max(cache_bytes // BYTES_PER_INODE, INODES_MIN), INODES_MAX)
-        super().__init__(device, flags=engine_flags(options), jid=journal_id(options),
+        super().__init__(device, flags=engine_flags(options), **seated,
                          norecovery=options.norecovery, cache_bytes=cache_bytes, inodes=inodes,
                          commit_ms=options.commit_s * 1000, statfs_s=options.statfs_quantum_s,
                          quota_s=options.quota_quantum_s, lockproto=options.lockproto, locktable=options.locktable,
@@ -75,10 +121,20 @@ class Mounted(Gfs2):
             told["iscsi"] = self._file.status().as_dict()
         return told
 
+    def replay(self, jid: int) -> bool:
+        """Another node's journal, after its death; False when another survivor is at it. For any thread."""
+        try:
+            self.recover_jid(jid)
+        except BlockingIOError:
+            return False
+        return True
+
     def close(self) -> None:
         try:
             super().close()
         finally:
+            if self._shared is not None:
+                self._shared.stop()
             self._file.close()
 
 
@@ -102,25 +158,29 @@ def choose_cache(device: BlockDevice, options: MountOptions) -> None:
     from gfs2py.block.iscsi import IscsiDevice
 
     if isinstance(device, IscsiDevice) and options.iscsi_cache is None:
-        proto = options.lockproto or superblock_lockproto(device)
+        proto = options.lockproto or superblock_locking(device)[0]
         device.set_cache("through" if proto == "lock_dlm" else "replay")
 
 
-def superblock_lockproto(device: BlockDevice) -> str:
-    """The lock protocol that the superblock names, empty when there is no GFS2. Raises OSError."""
+def superblock_locking(device: BlockDevice) -> tuple[str, str]:
+    """Lock protocol and table that the superblock names, both empty when there is no GFS2. Raises OSError."""
     if device.size_bytes < SB_OFFSET_BYTES + 512:
-        return ""
+        return "", ""
     block = device.read(SB_OFFSET_BYTES, 512)
-    return block[96:160].partition(b"\0")[0].decode(errors="replace") if block[:4] == SB_MAGIC else ""
+    if block[:4] != SB_MAGIC:
+        return "", ""
+    proto, table = (block[at:at + 64].partition(b"\0")[0].decode(errors="replace") for at in (96, 160))
+    return proto, table
 
 
-def open_filesystem(source: str, options: MountOptions, say: Callable[[str], None] | None = None) -> Mounted:
-    """Mounts the device or image `source`. Raises MountError, CorruptionError, OSError."""
+def open_filesystem(source: str, options: MountOptions, say: Callable[[str], None] | None = None,
+                    join: Join | None = None) -> Mounted:
+    """Mounts the device or image `source`; `join` is for lock_dlm. Raises MountError, CorruptionError, OSError."""
     device = open_device(source, readonly=options.read_only, iscsi=iscsi_options(source, options))
     try:
         if is_url(source):
             choose_cache(device, options)
-        return Mounted(device, options, say)
+        return Mounted(device, options, say, join)
     except BaseException:
         device.close()
         raise

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from gfs2py.block._device import BlockDevice
-    from gfs2py.engine._lockqueue import LockQueue
+    from gfs2py.engine._lockmanager import LockManager
 
 ROOT = 1
 O_RDWR = 2
@@ -29,7 +29,7 @@ class Volume:
                  norecovery: bool = False, cache_bytes: int = 32 << 20, inodes: int = 4096, commit_ms: int = 30000,
                  statfs_s: int = 30, quota_s: int = 60, quiet: bool = False, background: bool = True, uid: int = 0,
                  gid: int = 0, umask: int = 0o022, say: Callable[[str], None] | None = None,
-                 locks: LockQueue | None = None, first: bool = True, parking: bool = False) -> None:
+                 locks: LockManager | None = None, first: bool = True, parking: bool = False) -> None:
         self.fs = Gfs2(device, flags=tuple(flags), jid=jid, norecovery=norecovery, cache_bytes=cache_bytes,
                        inodes=inodes, commit_ms=commit_ms, statfs_s=statfs_s, quota_s=quota_s, lockproto="lock_nolock",
                        quiet=quiet, background=background, say=say, locks=locks, first=first)

@@ -18,7 +18,7 @@ BLOB_BYTES_MAX = 512 << 10
 TEST_SLEEP_MAX_S = 0.1
 
 # Where a process is wired together, everything that goes wrong has to end in a clean exit.
-COMPOSITION_ROOTS = ("gfs2py/daemon.py", "cman/daemon.py")
+COMPOSITION_ROOTS = ("gfs2py/daemon.py", "gfs2py/lock_dlm/shared.py", "cman/daemon.py")
 # Paths of one machine and hosts of registries, cut in two so that this file does not hold them.
 MACHINE_BOUND = re.compile("|".join([r"/wo" r"rk/", r"/fa" r"rm/", r"\.lib" r"rary\b", r"pypi\." r"org",
                                      r"registry\." r"npmjs", r"deb\.deb" r"ian\.org",

@@ -20,7 +20,7 @@ cdef struct handle:                 # an open file or directory
     uint32_t flags
     uint32_t wb_seen                # ip.wb_seq as far as this opener knows
 
-cdef const fs_ops* gfs2_fs_ops() noexcept nogil
+cdef const fs_ops* gfs2_fs_ops(bint shared) noexcept nogil
 cdef void fs_ctx(opctx* cx, gfs2_fs* fs, fs_req* rq) noexcept nogil
 cdef inline uint64_t node_addr(gfs2_fs* fs, uint64_t nodeid) noexcept nogil:
     """Node ids are dinode addresses; only the root's is 1 by convention."""

@@ -1,6 +1,7 @@
 """Between the engine's glocks and a lock manager in Python: requests wait in a queue, answers come as calls."""
 from libc.stdint cimport int32_t, uint8_t, uint32_t, uint64_t
-from gfs2py.engine._glock cimport gls, glx, lm_ops
+from gfs2py.engine._glock cimport glx
+from gfs2py.engine._lockmanager cimport LockManager
 from gfs2py.engine._sync cimport pthread_mutex_t
 
 cdef struct lqreq:
@@ -23,9 +24,6 @@ cdef struct lockq:
     uint32_t* spare                 # ids given back, a ring
     uint32_t spare_at, n_spare
 
-cdef class LockQueue:
+cdef class LockQueue(LockManager):
     cdef lockq q
-    cdef gls* gs                    # NULL: not attached
-    cdef const lm_ops* attach(self, gls* gs) except NULL
-    cdef void detach(self)
     cdef glx* _find(self, uint32_t id) noexcept

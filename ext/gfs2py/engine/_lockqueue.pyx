@@ -128,13 +128,15 @@ _ops.lock = _lock
 _ops.unlock = _unlock
 
 
-cdef class LockQueue:
+cdef class LockQueue(LockManager):
     """The requests of one mount for its lock manager. Give it to Gfs2(locks=...), which uses it until close()."""
 
     def __cinit__(self):
         memset(&self.q, 0, sizeof(lockq))
         pthread_mutex_init(&self.q.lock, NULL)
         self.q.fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC)
+        self.ops = &_ops
+        self.lm = &self.q
         if self.q.fd < 0:
             raise OSError("no eventfd for a lock queue")
 
@@ -145,12 +147,6 @@ cdef class LockQueue:
         free(self.q.reqs)
         free(self.q.table)
         free(self.q.spare)
-
-    cdef const lm_ops* attach(self, gls* gs) except NULL:
-        if self.gs != NULL:
-            raise ValueError("the lock queue belongs to another mount")
-        self.gs = gs
-        return &_ops
 
     cdef void detach(self):
         """The mount is gone; what is still said of its locks means nothing."""

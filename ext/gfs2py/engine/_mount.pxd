@@ -3,7 +3,7 @@ from gfs2py.block._device cimport BlockDevice
 from gfs2py.engine._fs cimport gfs2_fs
 from gfs2py.engine._glock cimport gls
 from gfs2py.engine._incore cimport glock, inode, opctx, sbd
-from gfs2py.engine._lockqueue cimport LockQueue
+from gfs2py.engine._lockmanager cimport LockManager
 from gfs2py.engine._quotad cimport quotad
 from gfs2py.engine._recovery cimport jdesc, jhead
 from gfs2py.fuse._ops cimport FileSystemHandle
@@ -28,7 +28,7 @@ cdef class Gfs2(FileSystemHandle):
     cdef jdesc own_jd               # our journal's map and head, if recovery found it clean
     cdef jhead own_head
     cdef bint own_clean
-    cdef LockQueue locks            # None: lock_nolock
+    cdef LockManager locks            # None: lock_nolock
     cdef bint first                 # no other node has it mounted
     # the steps of a mount, in order
     cdef _caches(self, cache_bytes, uint32_t inodes)
@@ -36,7 +36,7 @@ cdef class Gfs2(FileSystemHandle):
     cdef _choose_journal(self, int jid)
     cdef _recover_all(self)
     cdef _recover_one(self, int jid, uint64_t master, uint64_t addr, uint64_t local)
-    cdef _shared(self, LockQueue locks)
+    cdef _shared(self, LockManager locks)
     cdef _pin(self, glock* gl, what)
     cdef int _find_named(self, inode* dip, bytes name, inode** out) except? -1
     cdef _forget_all(self, cache_bytes, uint32_t inodes)

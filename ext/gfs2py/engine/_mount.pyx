@@ -24,7 +24,7 @@ from gfs2py.engine._incore cimport *
 from gfs2py.engine._inode cimport (icache_destroy, icache_forget, icache_init, inode_get, inode_hold, inode_lock,
                                    inode_put, inode_unlock)
 from gfs2py.engine._iopen cimport iopen_forgotten, iopens_destroy, iopens_init
-from gfs2py.engine._lockqueue cimport LockQueue
+from gfs2py.engine._lockmanager cimport LockManager
 from gfs2py.engine._log cimport log_destroy, log_init, log_shutdown, log_start, log_stop
 from gfs2py.engine._nodes cimport (node_delete_again, node_known, nodes_count, nodes_destroy, nodes_drain,
                                    nodes_forget_all, nodes_init, nodes_start, nodes_stop)
@@ -202,7 +202,7 @@ cdef class Gfs2(FileSystemHandle):
     def __init__(self, BlockDevice device not None, *, flags=(), int jid=0, bint norecovery=False,
                  cache_bytes=CACHE_DEFAULT, uint32_t inodes=INODES_DEFAULT, uint32_t commit_ms=30000,
                  uint32_t statfs_s=30, uint32_t quota_s=60, lockproto=None, locktable=None, bint quiet=False,
-                 bint background=True, say=None, LockQueue locks=None, bint first=True):
+                 bint background=True, say=None, LockManager locks=None, bint first=True):
         cdef sbd* sd = &self.m.sd
         self.device = device
         self.first = first
@@ -243,9 +243,10 @@ cdef class Gfs2(FileSystemHandle):
 
     # -- steps of the mount
 
-    cdef _shared(self, LockQueue locks):
+    cdef _shared(self, LockManager locks):
         cdef sbd* sd = &self.m.sd
-        gls_init(&self.m.locks, sd, locks.attach(&self.m.locks), &locks.q)
+        locks.attach(&self.m.locks)
+        gls_init(&self.m.locks, sd, locks.ops, locks.lm)
         self.locks = locks
         self.m.locks.go = glop_go
         self.m.locks.gone = glop_gone
@@ -588,7 +589,7 @@ cdef class Gfs2(FileSystemHandle):
             self.m.q.fs = f
             if background and quotad_start(&self.m.q, f):
                 raise MemoryError
-        self.ops = gfs2_fs_ops()
+        self.ops = gfs2_fs_ops(sd.gls != NULL)
         self.fs = f
         self.say(f"mounted with jid={self.jid}, {self.journals} journals, {sd.n_rgrps} resource groups")
 
@@ -600,6 +601,7 @@ cdef class Gfs2(FileSystemHandle):
             return
         sd = &self.m.sd
         if sd.gls != NULL:
+            self.locks.silence()
             with nogil:
                 gls_stop(sd.gls)
         if self.m.f.nd.sd != NULL:
@@ -672,8 +674,9 @@ cdef class Gfs2(FileSystemHandle):
                 gls_block(self.m.sd.gls, on)
 
     def recover_jid(self, int jid):
-        """Replay the journal of a node that is dead (fenced). What the replay did, or None if there was nothing to do
-        or another node is at it. Its locks may go only afterwards. Raises CorruptionError, MountError, OSError."""
+        """Replay the journal of a node that is dead (fenced). What the replay did, or None if there was nothing to do.
+        Its locks may go only afterwards. Raises BlockingIOError while another node is at it, CorruptionError,
+        MountError, OSError."""
         cdef sbd* sd = &self.m.sd
         cdef glock gl
         cdef opctx cx
@@ -691,7 +694,7 @@ cdef class Gfs2(FileSystemHandle):
                     glock_pin(&gl)
                     glock_leave(&cx, &gl)
             if err == -EAGAIN:
-                return None
+                raise BlockingIOError(EAGAIN, f"journal {jid}: another node is at it")
             self._check(err, f"journal {jid}")
             before = len(self.recovered)
             self._recover_one(jid, self._addr_of("master", "statfs"), self._addr_of("jindex", f"journal{jid}"),

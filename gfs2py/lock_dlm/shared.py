@@ -1,0 +1,176 @@
+"""The cluster's side of one mount: lockspace, seat, and the replay of others' journals; in a thread of its own.
+
+trio lives in that thread; the mount's main thread asks for what it needs and waits. The thread's end, whatever the
+cause, ends the mount's right to the disk: `lost` is called unless stop() was.
+
+    start()       cman asked, lockspace joined, control and mounted locks: the seat
+    (the file system is mounted with the seat's journal; the first one replays all)
+    mounted()     the first one lets others come; from here on journals of the dead are replayed
+    stop()        after the file system is closed: the lockspace is left
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from collections.abc import Callable
+from functools import partial
+
+import trio
+
+from cman.client import Cman, open_cman
+from dlm.control import join
+from dlm.locks import Lockspace
+from gfs2py.errors import MountError
+from gfs2py.lock_dlm._manager import DlmLocks
+from gfs2py.lock_dlm.mounting import MountControl, Seat
+
+STOP_LIMIT_S = 15.0
+
+
+def split_table(table: str) -> tuple[str, str]:
+    """Cluster and file system of a lock table. Raises MountError."""
+    cluster, colon, name = table.partition(":")
+    if not colon or not cluster or not name:
+        raise MountError(errno.EINVAL, f"lock table {table!r} is not of the form CLUSTER:FILESYSTEM")
+    return cluster, name
+
+
+class _Grants:
+    """The glocks, once there are any to hold back."""
+
+    def __init__(self) -> None:
+        self.locks: DlmLocks | None = None
+
+    def block(self) -> None:
+        if self.locks is not None:
+            self.locks.block()
+
+    def unblock(self) -> int:
+        return self.locks.unblock() if self.locks is not None else 0
+
+
+class SharedMount:
+    """One mount's place in its cluster.
+
+    log: called with single lines by the cluster's thread. narrate: with the same, only while start() waits. lost: see
+    above.
+    """
+
+    def __init__(self, table: str, *, spectator: bool, log: Callable[[str], object], narrate: Callable[[str], object],
+                 lost: Callable[[str], object]) -> None:
+        self.cluster, self.name = split_table(table)
+        self.seat: Seat | None = None
+        self._log, self._narrate, self._lost = log, narrate, lost
+        self._grants = _Grants()
+        self._control = MountControl(self._grants, spectator=spectator, say=self._say)
+        self._replay: Callable[[int], bool] | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._ready = threading.Event()         # a seat, or a failure
+        self._failure: BaseException | None = None
+        self._stopping = False
+        self._mounted, self._stop = trio.Event(), trio.Event()
+        self._through = threading.Event()       # the first one's word is out
+        self._thread = threading.Thread(target=self._run, name="gfs2d-cluster", daemon=True)
+
+    @property
+    def locks(self) -> DlmLocks:
+        assert self._grants.locks is not None
+        return self._grants.locks
+
+    # -- the mount's main thread
+
+    def start(self) -> Seat:
+        """Join and wait for the seat. Raises MountError with one line; nothing is left of it then."""
+        self._thread.start()
+        self._ready.wait()
+        if self._failure is not None:
+            self._thread.join()
+            raise self._as_error(self._failure)
+        assert self.seat is not None
+        return self.seat
+
+    def mounted(self, replay: Callable[[int], bool]) -> None:
+        """The file system is up. replay(jid): as MountControl.run wants it, in a thread. Raises MountError."""
+        self._replay = replay
+        self._tell(self._mounted.set)
+        self._through.wait()
+        if self._failure is not None:
+            raise self._as_error(self._failure)
+
+    def stop(self) -> None:
+        """Leave. The locks must be given back already; a dead mount's stand until others have replayed its journal."""
+        self._stopping = True
+        self._tell(self._stop.set)
+        if self._thread.is_alive():
+            self._thread.join(STOP_LIMIT_S)
+
+    def _tell(self, what: Callable[[], None]) -> None:
+        try:
+            if self._token is not None:
+                self._token.run_sync_soon(what)
+        except trio.RunFinishedError:
+            pass
+
+    def _as_error(self, e: BaseException) -> MountError:
+        if isinstance(e, MountError):
+            return e
+        if isinstance(e, OSError):
+            return MountError(e.errno or errno.EIO, e.strerror or str(e))
+        return MountError(errno.EIO, str(e))
+
+    # -- the cluster's thread
+
+    def _say(self, line: str) -> None:
+        self._log(line)
+        if not self._ready.is_set():
+            self._narrate(line)
+
+    def _run(self) -> None:
+        try:
+            trio.run(self._main)
+        except BaseException as e:
+            self._failure = e.exceptions[0] if isinstance(e, BaseExceptionGroup) else e
+            if self.seat is not None and not self._stopping:
+                self._lost(str(self._failure))
+        self._ready.set()
+        self._through.set()
+
+    async def _main(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        async with open_cman() as cman:
+            await self._check(cman)
+            self._say(f"joining lockspace {self.name}")
+            async with (join(cman, self.name, on_event=self._control.on_event) as space,
+                        cman.register(f"gfs2:{self.name}")):
+                await self._live(space)
+
+    async def _check(self, cman: Cman) -> None:
+        cluster = await cman.cluster()
+        if cluster.name != self.cluster:
+            raise MountError(errno.EINVAL, f"the file system belongs to cluster {self.cluster}, this node to "
+                                           f"{cluster.name} (lock table {self.cluster}:{self.name})")
+
+    async def _live(self, space: Lockspace) -> None:
+        self._grants.locks = DlmLocks(space.machine)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._until_stopped, nursery.cancel_scope)
+            self.seat = await self._control.join(space)
+            self._say(f"lockspace {self.name} joined: jid={self.seat.jid}:id={space.machine.our_nodeid}:"
+                      f"first={int(self.seat.first)}")
+            self._ready.set()
+            await self._mounted.wait()
+            if self.seat.first:
+                await self._control.first_done()
+            self._through.set()
+            await self._control.run(self._replay_in_thread)
+
+    async def _until_stopped(self, scope: trio.CancelScope) -> None:
+        await self._stop.wait()
+        scope.cancel()
+
+    async def _replay_in_thread(self, jid: int) -> bool:
+        assert self._replay is not None
+        return await trio.to_thread.run_sync(partial(self._replay, jid))
+
+

@@ -1,0 +1,66 @@
+"""The same storms with the lock manager itself below the glocks: lockspaces on loopback, compiled code all the way."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from coherence.cluster import Cluster
+from coherence.over_dlm import DlmMaster
+from coherence.storm import Storm
+from dlm.core._lockspace import Lockspace
+from gfs2py.lock_dlm._manager import DlmLocks
+
+
+def over_dlm(nodes: int, seed: int, **shape: bool) -> Cluster:
+    c = Cluster(nodes, seed, **shape)
+    c.master = DlmMaster(nodes)         # type: ignore[assignment]
+    return c
+
+
+@pytest.mark.parametrize("nodes", [2, 3, 4])
+def test_storm(nodes: int, seed: int) -> None:
+    with over_dlm(nodes, seed, parking=nodes != 3) as c:
+        run = Storm(c, seed, steps=150, until=time.monotonic() + 10)
+        run.run()
+        assert run.problems() == []
+        assert c.master.messages > 0
+    assert c.findings() == []
+
+
+def test_creates_ask_nobody() -> None:
+    """Not even the lock manager on this node; another one that looks finds all files and may have them."""
+    with over_dlm(2, 1) as c:
+        one, two = c.nodes[0].volume, c.nodes[1].volume
+        one.mkdir("mine")
+        one.create("mine/first")
+        before = c.master.messages
+        for i in range(500):
+            one.create(f"mine/f{i}", b"content")
+        assert c.master.messages - before < 20
+        assert len(two.listdir("mine")) == 501
+        two.write("mine/f7", 0, b"CONTENT")
+        assert one.read("mine/f7") == b"CONTENT"
+        assert c.master.messages - before > 300
+    assert c.findings() == []
+
+
+def test_mounts_come_and_go() -> None:
+    """Unlocks of a mount that has ended are still under way when the next one begins."""
+    with over_dlm(3, 2) as c:
+        c.nodes[0].volume.create("a", b"of 0")
+        for n in (1, 2, 0, 1, 2):
+            c.unmount(n)
+            other = c.nodes[(n + 1) % 3].volume
+            other.write("a", 0, b"by %d" % n)
+            c.mount(n)
+            assert c.nodes[n].volume.read("a") == b"by %d" % n
+    assert c.findings() == []
+
+
+def test_one_mount_each() -> None:
+    locks = DlmLocks(Lockspace("a", 1, 1))
+    assert not locks.blocked
+    with pytest.raises(ValueError, match="value blocks of 32"):
+        DlmLocks(Lockspace("b", 1, 2, lvblen=16))
