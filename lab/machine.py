@@ -160,8 +160,11 @@ class Machine:
             fd = os.pidfd_open(process.pid)
             try:
                 pids = self._pids()
+                # Looked up while there is somebody whose mounts can be read.
+                foreign = remains.host_fuse()
+                connections = [c for c in remains.fuse_connections(pids) if c not in foreign]
                 process.kill()
-                await self._dead(fd, pids)
+                await self._dead(fd, pids, connections)
             finally:
                 os.close(fd)
             process.wait()
@@ -188,10 +191,11 @@ class Machine:
         except OSError:
             return []
 
-    async def _dead(self, fd: int, pids: list[int]) -> None:
-        """The kernel lets pid 1 go only after all others: then nothing of the node runs any more."""
-        foreign = remains.host_fuse()
-        connections = [c for c in remains.fuse_connections(pids) if c not in foreign]
+    async def _dead(self, fd: int, pids: list[int], connections: list[int]) -> None:
+        """The kernel lets pid 1 go only after all others: then nothing of the node runs any more.
+
+        A FUSE daemon whose end takes its mount namespace along may wait for an answer from itself: hence the abort.
+        """
         with trio.move_on_after(remains.FUSE_PATIENCE_S) as patience:
             await trio.lowlevel.wait_readable(fd)
         if not patience.cancelled_caught:

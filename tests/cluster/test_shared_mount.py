@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.rooms import assert_gone, pids_of
+from cluster.rooms import assert_gone, pids_of, wait_until
 from lab import Lab, guide_topology
 
 pytestmark = [pytest.mark.mount, pytest.mark.slow]
@@ -43,6 +43,26 @@ def test_three_nodes_one_disk() -> None:
         sh(room, "web2", "echo kept > /gfs2/d/kept; umount /gfs2")
         assert "first=0" in mount(room, "Mysql1")           # its journal is free now
         assert sh(room, "Mysql1", "cat /gfs2/d/kept") == "kept\n"
+        for node in ("web1", "Mysql1"):
+            sh(room, node, "umount /gfs2")
+        sh(room, "Mysql1", "fsck.gfs2 -n /dev/sdb5; /usr/sbin/fsck.gfs2 -n /dev/sdb5")
+        pids = pids_of(room.place)
+    assert_gone(room.place, pids)
+
+
+def test_a_node_crashes() -> None:
+    """Its journal is replayed by the other, which goes on; nothing that was synced is lost; the node can go, too."""
+    with Lab(guide_topology(3, size="256M")) as room:
+        room.start_cluster()
+        sh(room, "web1", MKFS.format("mycluster:my-gfs2", 3))
+        for node in ("web1", "web2", "Mysql1"):
+            mount(room, node)
+        sh(room, "web2", "mkdir /gfs2/d; echo one > /gfs2/d/a; for i in $(seq 100); do echo $i > /gfs2/d/f$i; done")
+        sh(room, "web2", "echo kept > /gfs2/d/kept; sync /gfs2/d/kept; echo perhaps > /gfs2/d/perhaps")
+        room.power("crash", "web2")
+        assert sh(room, "web1", "cat /gfs2/d/kept; echo two >> /gfs2/d/a; cat /gfs2/d/a") == "kept\none\ntwo\n"
+        wait_until(lambda: "recover generation" in sh(room, "Mysql1", "cat /var/log/messages"), "word of the recovery")
+        assert sh(room, "Mysql1", "cat /gfs2/d/a; ls /gfs2/d | grep -c f") == "one\ntwo\n100\n"
         for node in ("web1", "Mysql1"):
             sh(room, node, "umount /gfs2")
         sh(room, "Mysql1", "fsck.gfs2 -n /dev/sdb5; /usr/sbin/fsck.gfs2 -n /dev/sdb5")
