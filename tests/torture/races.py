@@ -58,9 +58,11 @@ def _churn(folder: Path, rng: random.Random, guard: Guard, ops: int) -> None:
 
 def _scan(folder: Path, stable: set[str]) -> None:
     with os.scandir(folder) as entries:
-        names = [e.name for e in entries if e.name.startswith("stable")]
+        everything = [e.name for e in entries]
+    names = [name for name in everything if name.startswith("stable")]
     assert len(names) == len(set(names)), f"twice: {sorted(n for n in set(names) if names.count(n) > 1)[:5]}"
-    assert set(names) == stable, f"missing from a scan: {sorted(stable - set(names))[:5]}"
+    assert set(names) == stable, f"missing from a scan of {len(everything)} names, {len(names)} of {len(stable)} that " \
+                                 f"stay: {sorted(stable - set(names))[:5]}"
 
 
 def readdir(where: Place, guard: Guard, seed: int, ops: int, procs: int, bsize: int) -> str:
