@@ -61,8 +61,9 @@ def _scan(folder: Path, stable: set[str]) -> None:
         everything = [e.name for e in entries]
     names = [name for name in everything if name.startswith("stable")]
     assert len(names) == len(set(names)), f"twice: {sorted(n for n in set(names) if names.count(n) > 1)[:5]}"
-    assert set(names) == stable, f"missing from a scan of {len(everything)} names, {len(names)} of {len(stable)} that " \
-                                 f"stay: {sorted(stable - set(names))[:5]}"
+    missing = sorted(stable - set(names))
+    assert not missing, f"missing from a scan of {len(everything)} names: {len(missing)} that stay: {missing[:5]}"
+    assert set(names) == stable
 
 
 def readdir(where: Place, guard: Guard, seed: int, ops: int, procs: int, bsize: int) -> str:
