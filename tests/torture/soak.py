@@ -42,9 +42,11 @@ FREE_BYTES = 700 * MIB          # what the rounds have for themselves
 TICK_HZ = os.sysconf("SC_CLK_TCK")
 # docs/design/engine.md: what is there whatever is mounted, and what each part of the cache and each file adds
 BASE_MIB, CACHE_FACTOR, NODE_BYTES = 110, 1.31, 86
-# What the greatest values of the last third may have more than those of the first one after the warm-up: memory for
-# the noise of the allocator, threads because they come and go with the traffic, each with a descriptor or none.
+# What the last third may have more than the first one after the warm-up: memory for the noise of the allocator,
+# threads because they come and go with the traffic, each with a descriptor or none.
 GROWTH_MIB, GROWTH_THREADS, GROWTH_FDS = 12.0, 10, 8
+# 64 workers and runners (MAX_THREADS of fuse/_state), each with a descriptor at most; what else a daemon has.
+THREADS_LIMIT, FDS_LIMIT = 64 + 16, 64 + 24
 WARM_S = 600.0          # shorter runs are all warm-up, of the cache and of each thread's buffers
 LIMIT_S, POLL_S = 1800.0, 0.1
 FULL_BYTES = 2_000_000
@@ -309,26 +311,42 @@ class Soak:
             number += 1
 
     def judge(self, samples: list[Sample]) -> list[str]:
-        """What is wrong with the figures. The warm-up is the first cycle."""
-        warm = [s for s in [*samples, *self.rest] if s.at_s >= self.rest[0].at_s]
-        warm.sort(key=lambda s: s.at_s)
-        wrong = []
+        """What is wrong with the figures."""
         bound = BASE_MIB + self.cache_mib * CACHE_FACTOR + self.files * NODE_BYTES / MIB
-        most = max(s.resident_mib for s in samples + self.rest)
-        if most > bound:
-            wrong.append(f"resident {most:.1f} MiB, the bound is {bound:.0f}")
-        third = max(1, len(warm) // 3)
-        early, late = (max(s.resident_mib for s in part) for part in (warm[:third], warm[-third:]))
-        if late > early + GROWTH_MIB and samples[-1].at_s >= WARM_S:
-            wrong.append(f"resident memory grew from {early:.1f} to {late:.1f} MiB")
-        for what, slack in (("fds", GROWTH_FDS), ("threads", GROWTH_THREADS)):
-            before, after = (max(getattr(s, what) for s in part) for part in (warm[:third], warm[-third:]))
-            if after > before + slack:
-                wrong.append(f"{what} grew from {before} to {after}")
-        self.say(f"{len(samples)} samples: resident at most {most:.1f} MiB (bound {bound:.0f}), early {early:.1f}, "
-                 f"late {late:.1f}; fds {min(s.fds for s in warm)}-{max(s.fds for s in warm)}, "
-                 f"threads {min(s.threads for s in warm)}-{max(s.threads for s in warm)}")
+        seen = sorted([*samples, *self.rest], key=lambda s: s.at_s)
+        self.say(f"{len(samples)} samples: " + "; ".join(
+            f"{what} {min(values):.0f}-{max(values):.0f}"
+            for what, values in (("resident MiB", [s.resident_mib for s in seen]), ("fds", [s.fds for s in seen]),
+                                 ("threads", [s.threads for s in seen]))) + f" (resident bound {bound:.0f})")
+        return wrong_with(seen, self.rest[0].at_s, bound)
+
+
+def wrong_with(seen: list[Sample], warm_s: float, bound_mib: float) -> list[str]:
+    """What a leak would show in the samples, which are in order of time. The first `warm_s` seconds are the warm-up.
+
+    Bounds hold always. Growth is judged from WARM_S on only: of memory by the greatest values, as the cache is full
+    by then; of descriptors and threads by the least ones, as they come in bursts and go, but a leaked one stays.
+    """
+    wrong = []
+    most = max(s.resident_mib for s in seen)
+    if most > bound_mib:
+        wrong.append(f"resident {most:.1f} MiB, the bound is {bound_mib:.0f}")
+    for what, limit in (("fds", FDS_LIMIT), ("threads", THREADS_LIMIT)):
+        greatest = max(getattr(s, what) for s in seen)
+        if greatest > limit:
+            wrong.append(f"{greatest} {what}, the limit is {limit}")
+    warm = [s for s in seen if s.at_s >= warm_s]
+    third = max(1, len(warm) // 3)
+    if not warm or warm[-1].at_s < WARM_S:
         return wrong
+    early, late = (max(s.resident_mib for s in part) for part in (warm[:third], warm[-third:]))
+    if late > early + GROWTH_MIB:
+        wrong.append(f"resident memory grew from {early:.1f} to {late:.1f} MiB")
+    for what, slack in (("fds", GROWTH_FDS), ("threads", GROWTH_THREADS)):
+        before, after = (min(getattr(s, what) for s in part) for part in (warm[:third], warm[-third:]))
+        if after > before + slack:
+            wrong.append(f"{what} never fewer than {before} early, never fewer than {after} late")
+    return wrong
 
 
 def read_samples(path: Path) -> list[Sample]:

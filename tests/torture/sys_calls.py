@@ -15,6 +15,8 @@ FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_JOURNAL_DATA_FL = 0x80086601, 0x40086602, 0
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
 _libc.renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+_libc.getdents64.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t]
+_libc.getdents64.restype = ctypes.c_ssize_t
 _libc.linkat.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_int]
 
 
@@ -48,3 +50,17 @@ def set_jdata(fd: int, on: bool) -> None:
     flags = struct.unpack("l", fcntl.ioctl(fd, FS_IOC_GETFLAGS, b"\0" * 8))[0] & 0xffffffff
     flags = flags | FS_JOURNAL_DATA_FL if on else flags & ~FS_JOURNAL_DATA_FL
     fcntl.ioctl(fd, FS_IOC_SETFLAGS, struct.pack("l", flags))
+
+
+def getdents(fd: int, size: int) -> list[str]:
+    """One getdents64(2): the next names of a directory, as many as `size` bytes hold; none at the end."""
+    buffer = ctypes.create_string_buffer(size)
+    length = _libc.getdents64(fd, buffer, size)
+    if length < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+    names, at = [], 0
+    while at < length:
+        step, = struct.unpack_from("<H", buffer, at + 16)
+        names.append(os.fsdecode(buffer.raw[at + 19:at + step].split(b"\0", 1)[0]))
+        at += step
+    return names

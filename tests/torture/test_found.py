@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from interop.commands import Commands, Mounts
-from torture.sys_calls import KEEP_SIZE, ZERO, fallocate
+from torture.sys_calls import KEEP_SIZE, ZERO, fallocate, getdents
 
 pytestmark = pytest.mark.mount
 
@@ -157,3 +157,21 @@ def test_direct_append_behind_what_only_the_kernel_has(root: Path, rng: random.R
             data += b"tail"
         os.close(fd)
     assert path.read_bytes() == data
+
+
+def test_a_reader_whose_place_is_gone_misses_nothing(root: Path) -> None:
+    """A kernel that keeps listings takes a full last page for the end (see do_opendir): one of these fills it."""
+    for more in range(4):
+        folder = root / f"folder{more}"
+        folder.mkdir()
+        for number in range(127 + more):        # 64 bytes each in the kept listing, "." and ".." 32
+            (folder / f"{number:040d}").touch()
+        first = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        got = getdents(first, 400)
+        (folder / got[-1]).unlink()
+        there = set(os.listdir(folder))
+        assert set(os.listdir(folder)) == there
+        while some := getdents(first, 32768):
+            got += some
+        os.close(first)
+        assert there - set(got) == set(), f"{127 + more} names"

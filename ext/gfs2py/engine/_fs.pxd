@@ -4,6 +4,9 @@ from gfs2py.engine._incore cimport inode, opctx, sbd
 from gfs2py.engine._nodes cimport nodes
 from gfs2py.fuse._ops cimport fs_entry, fs_ops, fs_req
 
+cdef enum:                          # linux/fuse.h
+    FOPEN_DIRECT_IO = 1, FOPEN_KEEP_CACHE = 2, FOPEN_CACHE_DIR = 8
+
 cdef struct gfs2_fs
 
 cdef struct gfs2_fs:
@@ -19,6 +22,7 @@ cdef struct handle:                 # an open file or directory
     inode* ip
     uint32_t flags
     uint32_t wb_seen                # ip.wb_seq as far as this opener knows
+    bint caches                     # directory: it is the one that ip.dir_cachers counts
 
 cdef const fs_ops* gfs2_fs_ops(bint shared) noexcept nogil
 cdef void fs_ctx(opctx* cx, gfs2_fs* fs, fs_req* rq) noexcept nogil

@@ -7,7 +7,7 @@ from gfs2py.engine._bmap cimport bmap_seek
 from gfs2py.engine._data cimport data_throttle
 from gfs2py.engine._file cimport (file_copy_range, file_fallocate, file_fsync, file_read, file_write, file_write_late,
                                   late_write)
-from gfs2py.engine._fs cimport fs_ctx, gfs2_fs, handle, node_addr
+from gfs2py.engine._fs cimport FOPEN_CACHE_DIR, fs_ctx, gfs2_fs, handle, node_addr
 from gfs2py.engine._glock cimport GL_LOCAL
 from gfs2py.engine._incore cimport LM_ST_EXCLUSIVE, LM_ST_SHARED, inode, opctx, sbd
 from gfs2py.engine._inode cimport inode_get, inode_lock, inode_put, inode_unlock, inodes_lock, inodes_unlock
@@ -15,7 +15,7 @@ from gfs2py.engine._log cimport log_sync
 from gfs2py.engine._nodes cimport node_writers, node_written
 from gfs2py.engine._rgrp cimport rgrp_fitrim, rs_drop
 from gfs2py.engine._statfs cimport statfs_get
-from gfs2py.engine._sync cimport gl_atomic_load32, gl_atomic_store32
+from gfs2py.engine._sync cimport gl_atomic_dec32, gl_atomic_inc32, gl_atomic_load32, gl_atomic_store32
 from gfs2py.engine._truncate cimport inode_set_size
 from gfs2py.fuse._ops cimport OP_WRITE_BACK, SA_SIZE, fs_attr, fs_open, fs_ops, fs_req, fs_statfs
 from gfs2py.ondisk._ondisk cimport (GFS2_DIF_APPENDONLY, GFS2_DIF_IMMUTABLE, GFS2_LFC_SYNC_FS)
@@ -110,14 +110,25 @@ cdef int do_opendir(void* p, fs_req* rq, uint64_t nodeid, uint32_t flags, fs_ope
     if h == NULL:
         inode_put(ip)
         return -ENOMEM
+    # One handle at a time may have the listing kept. With two, a kernel that has thrown the kept listing away and
+    # filled it again through the second looks for the first one's position in it; if the name there is gone and the
+    # listing fills its last page to the byte, it takes that for the end and the first reader misses the rest (seen up
+    # to Linux 6.18, fuse_readdir_cached).
     fo.fh = <uint64_t>h
     fo.open_flags = fs.dir_flags
+    if fs.dir_flags & FOPEN_CACHE_DIR:
+        h.caches = gl_atomic_inc32(&ip.dir_cachers) == 1
+        if not h.caches:
+            gl_atomic_dec32(&ip.dir_cachers)
+            fo.open_flags &= ~<uint32_t>FOPEN_CACHE_DIR
     return 0
 
 
 cdef int do_releasedir(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh) noexcept nogil:
     cdef handle* h = <handle*>fh
     if h != NULL:
+        if h.caches:
+            gl_atomic_dec32(&h.ip.dir_cachers)
         inode_put(h.ip)
         free(h)
     return 0

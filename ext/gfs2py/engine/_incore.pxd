@@ -227,6 +227,7 @@ cdef struct inode:
     uint64_t* hash_cache            # directory: the hash table, big-endian as on disk, or NULL
     uint32_t hash_cache_len         # entries
     uint64_t dir_gen                # counts changes of this directory in memory
+    int32_t dir_cachers             # directory: open handles whose kernel may keep the listing, at most one; atomic
     void* locks                     # flock/fcntl state, owned by the lock code
 
 cdef struct icache:

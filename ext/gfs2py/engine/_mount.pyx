@@ -15,7 +15,7 @@ from gfs2py.engine._cache cimport cache_destroy, cache_init
 from gfs2py.engine._data cimport data_write_many, data_writeback
 from gfs2py.engine._dealloc cimport fs_dealloc
 from gfs2py.engine._dir cimport dir_found, dir_search
-from gfs2py.engine._fs cimport gfs2_fs, gfs2_fs_ops
+from gfs2py.engine._fs cimport FOPEN_CACHE_DIR, FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, gfs2_fs, gfs2_fs_ops
 from gfs2py.engine._glock cimport (GL_NOEXP, GL_TRY, glock_enter, glock_free, glock_init, glock_leave, glock_pin,
                                    gls_block, gls_destroy, gls_init, gls_release_all, gls_start, gls_stop, glx,
                                    gwaiter)
@@ -46,7 +46,6 @@ import os
 from gfs2py.errors import CorruptionError, MountError
 
 cdef enum:
-    FOPEN_DIRECT_IO = 1, FOPEN_KEEP_CACHE = 2, FOPEN_CACHE_DIR = 8
     NOLOCK_VALID_S = 86400 * 365    # nobody else changes the disk: the kernel may believe us for long
     CACHE_DEFAULT = 256 << 20
     INODES_DEFAULT = 65536
