@@ -50,6 +50,7 @@ class Cluster:
         self.disk = MemoryDevice.from_snapshot(formatted(bsize, mib, max(nodes, 2)))
         self.master = LockMaster(seed, delay_s=delay_s)
         self.nodes: dict[int, Node] = {}
+        self.crashed: list[int] = []
         self.count, self.parking, self.planted = nodes, parking, planted
         self.inodes, self.commit_ms, self.latency_s = inodes, commit_ms, latency_s
 
@@ -102,14 +103,14 @@ class Cluster:
         """The node loses its disk and is gone; the others hold still until recovered()."""
         node = self.nodes.pop(n)
         node.device.arm(fail_at=1, sticky=True)
-        for other in self.nodes.values():
-            other.volume.fs.block_locks(True)
         self.master.crash(n)
+        self.crashed.append(n)
         node.volume.abandon()
 
     def recovered(self) -> None:
-        for node in self.nodes.values():
-            node.volume.fs.block_locks(False)
+        """The journals of those that crashed have been replayed: their locks may go."""
+        while self.crashed:
+            self.master.release(self.crashed.pop())
 
     def withdrawn(self) -> dict[int, str | None]:
         return {n: node.volume.fs.withdrawn for n, node in self.nodes.items()}

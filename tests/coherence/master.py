@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from gfs2py.engine._lockqueue import LockQueue, LockRequest
 
 UN, SH, EX = 0, 1, 3
-TRY, TRY_1CB, QUECVT = 1, 2, 8
+TRY, TRY_1CB, NOEXP, QUECVT = 1, 2, 4, 8
 EAGAIN = 11
 
 Key = tuple[int, int]                   # node, lock id
@@ -57,6 +57,7 @@ class LockMaster:
         self.heap: list[tuple[float, int, Callable[[], None]]] = []
         self.last: dict[tuple[Key, bool], float] = {}       # when the last message of a lock arrives, by direction
         self.counter = 0
+        self.dead: set[int] = set()
         self.messages = 0
         self.lock = threading.Lock()
         self.ended = False
@@ -91,9 +92,15 @@ class LockMaster:
             self.queues.pop(node, None)
 
     def crash(self, node: int) -> None:
-        """The node is gone, and its locks with it: its journal must be replayed before what is granted now counts."""
+        """The node is gone. What it held stands until its journal has been replayed, except for the replay (NOEXP)."""
         with self.lock:
             self.queues.pop(node, None)
+            self.dead.add(node)
+
+    def release(self, node: int) -> None:
+        """Its journal has been replayed."""
+        with self.lock:
+            self.dead.discard(node)
             self._purge(node)
 
     def _purge(self, node: int) -> None:
@@ -205,7 +212,8 @@ class LockMaster:
         self._check(resource)
 
     def _others(self, resource: Resource, waiter: Waiter) -> list[tuple[Key, int]]:
-        return [(k, m) for k, m in resource.granted.items() if k != waiter.key]
+        return [(k, m) for k, m in resource.granted.items()
+                if k != waiter.key and not (waiter.flags & NOEXP and k[0] in self.dead)]
 
     def _may(self, resource: Resource, waiter: Waiter, *, converts: bool) -> bool:
         if not all(compatible(waiter.want, mode) for _, mode in self._others(resource, waiter)):
@@ -237,5 +245,5 @@ class LockMaster:
 
     def _check(self, resource: Resource) -> None:
         """Granted modes go together."""
-        modes = [m for m in resource.granted.values() if m != UN]
+        modes = [m for k, m in resource.granted.items() if m != UN and k[0] not in self.dead]
         assert EX not in modes or len(modes) == 1, (resource.name, resource.granted)

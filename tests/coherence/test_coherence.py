@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import subprocess
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -125,6 +128,32 @@ def test_open_and_unlinked_elsewhere() -> None:
     with Cluster.again(c) as alone:
         assert alone.nodes[0].volume.calls.statfs()[2] >= free
     assert alone.findings() == []
+
+
+@pytest.mark.parametrize(("known", "at", "field"), [(False, 0, "mh_magic"), (True, 0, "mh_magic"),
+                                                    (False, 4, "mh_type"), (True, 32, "no_addr")])
+def test_a_damaged_dinode_withdraws(known: bool, at: int, field: str) -> None:
+    """It can be told from one that another node has deleted: its name is still there, or our kernel knows it."""
+    with Cluster(2, 6) as c:
+        c.nodes[0].volume.create("f", b"content")
+        two = c.nodes[1].volume
+        node, _ = two.calls.lookup(1, b"f")
+        if not known:
+            two.calls.forget(node)
+        c.nodes[0].volume.write("f", 0, b"CONTENT")         # and so two has to read it again
+        c.unmount(0)
+        block = bytearray(c.disk.read(node * 4096, 4096))
+        block[at:at + 8] = bytes(8)
+        c.disk.write(node * 4096, bytes(block))
+        look: Callable[[], object] = partial(two.calls.getattr, node) if known else partial(two.exists, "f")
+        with pytest.raises(OSError, match="Input/output error") as e:
+            look()
+        assert e.value.errno == errno.EIO
+        why = two.fs.withdrawn
+        assert why is not None
+        assert f"damaged block {node} " in why
+        assert f"{field} is 0 (0x0), wanted" in why
+        c.abandon()
 
 
 def test_creates_ask_nobody() -> None:

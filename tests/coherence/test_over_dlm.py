@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 
 import pytest
@@ -56,6 +57,25 @@ def test_mounts_come_and_go() -> None:
             other.write("a", 0, b"by %d" % n)
             c.mount(n)
             assert c.nodes[n].volume.read("a") == b"by %d" % n
+    assert c.findings() == []
+
+
+def test_a_crash() -> None:
+    """What the dead node had under its locks is given out only when its journal has been replayed."""
+    with over_dlm(3, 3) as c:
+        dying, two = c.nodes[1].volume, c.nodes[2].volume
+        dying.create("f", b"first")
+        dying.write("f", 0, b"SECOND")
+        dying.fsync("f")
+        c.crash(1)
+        seen: list[bytes] = []
+        reader = threading.Thread(target=lambda: seen.append(two.read("f")))
+        reader.start()
+        c.nodes[0].volume.fs.recover_jid(1)
+        assert seen == []
+        c.recovered()
+        reader.join()
+        assert seen == [b"SECOND"]
     assert c.findings() == []
 
 

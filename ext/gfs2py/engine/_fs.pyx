@@ -10,7 +10,7 @@ from gfs2py.engine._fs cimport gfs2_fs, handle, node_addr
 from gfs2py.engine._fsio cimport fsio_fill
 from gfs2py.engine._glock cimport GL_LOCAL, glock_done
 from gfs2py.engine._incore cimport (I_VALID, LM_ST_EXCLUSIVE, LM_ST_SHARED, SDF_ACL, SDF_SHARED, buf, inode, opctx, sbd)
-from gfs2py.engine._inode cimport inode_dirty, inode_get, inode_lock, inode_put, inode_touch, inode_unlock
+from gfs2py.engine._inode cimport inode_damaged, inode_dirty, inode_get, inode_lock, inode_put, inode_touch, inode_unlock
 from gfs2py.engine._log cimport trans_begin, trans_end
 from gfs2py.engine._namei cimport fs_create, fs_link, fs_lookup, fs_rename, fs_unlink, new_inode
 from gfs2py.engine._nodes cimport (node_delete_later, node_forget, node_looked_up, node_relinked, node_unlinked,
@@ -118,6 +118,7 @@ cdef int do_lookup(void* p, fs_req* rq, uint64_t parent, const char* name, uint3
     cdef inode* dip = NULL
     cdef inode* ip = NULL
     cdef uint64_t formal = 0
+    cdef uint64_t missing = 0
     cdef int tries, err
     fs_ctx(&cx, fs, rq)
     err = inode_get(fs.sd, node_addr(fs, parent), &dip)
@@ -129,7 +130,14 @@ cdef int do_lookup(void* p, fs_req* rq, uint64_t parent, const char* name, uint3
             break
         if not (ip.iflags & I_VALID):
             _dinode_run(fs, ip.no_addr)
+        if missing and cx.no_dinode == ip.no_addr and missing == formal:
+            # The entry has outlasted our look at the dinode: nobody had deleted it.
+            err = inode_damaged(&cx)
+            inode_put(ip)
+            break
+        cx.no_dinode = 0
         err = _entry(fs, &cx, ip, formal, out)
+        missing = formal if cx.no_dinode else 0
         inode_put(ip)
         if err != -ESTALE:
             break

@@ -37,7 +37,6 @@ cdef enum:
     GLX_DROP = 64                   # the demotion under way is our own wish
     GLX_PINNED = 128                # it stays, whoever wants it
     GLX_GOING = 256                 # gls.gone is to be called
-    GLX_FROZEN = 512                # granted while blocked: counts from the end of the recovery on
 
 cdef enum:                          # gls.planted
     PLANT_NONE = 0, PLANT_NO_FLUSH = 1, PLANT_KEEP_VALID = 2, PLANT_KEEP_BUFFERS = 3, PLANT_NO_LVB = 4
@@ -50,9 +49,6 @@ cdef void gls_stop(gls* gs) noexcept nogil          # no demotion begins any mor
 cdef void gls_destroy(gls* gs) noexcept nogil
 # Gives every lock back, with its lock value block: at a clean unmount, when everything is on the disk.
 cdef void gls_release_all(gls* gs) noexcept nogil
-# While a dead node's journal has not been replayed: nothing new is asked for and what is granted does not count, except
-# with GL_NOEXP. What is held stays usable.
-cdef void gls_block(gls* gs, bint on) noexcept nogil
 cdef int glock_init(sbd* sd, glock* gl, uint32_t type, uint64_t number, void* owner) noexcept nogil
 cdef void glock_free(glock* gl) noexcept nogil      # unlocked, or at the end; nobody uses it
 # The glock of an inode that this node has just made: nobody else can know it.

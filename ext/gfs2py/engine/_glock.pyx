@@ -107,35 +107,6 @@ cdef void gls_release_all(gls* gs) noexcept nogil:
     pthread_mutex_unlock(&gs.lock)
 
 
-cdef void gls_block(gls* gs, bint on) noexcept nogil:
-    cdef dlink* l
-    cdef glx* x
-    cdef int32_t want
-    pthread_mutex_lock(&gs.lock)
-    gs.blocked = on
-    l = gs.all.next
-    while not on and l != &gs.all:
-        x = <glx*>l.owner
-        if x.flags & GLX_FROZEN:
-            # As if the answer came now. The list may change meanwhile, so it is gone through from its head again.
-            x.flags &= ~<uint32_t>GLX_FROZEN
-            pthread_mutex_unlock(&gs.lock)
-            glock_answer(x, 0)
-            pthread_mutex_lock(&gs.lock)
-            l = gs.all.next
-            continue
-        if x.waiters != NULL:
-            want = _plan(gs, x)
-            if want >= 0:
-                pthread_mutex_unlock(&gs.lock)
-                _ask(gs, x, want)
-                pthread_mutex_lock(&gs.lock)
-                l = gs.all.next
-                continue
-        l = l.next
-    pthread_mutex_unlock(&gs.lock)
-
-
 cdef int glock_init(sbd* sd, glock* gl, uint32_t type, uint64_t number, void* owner) noexcept nogil:
     cdef glx* x
     gl.type = type
@@ -383,7 +354,7 @@ cdef int32_t _plan(gls* gs, glx* x) noexcept nogil:
             all_try = all_try and w.flags & GL_TRY
             noexp = noexp or w.flags & GL_NOEXP
         w = w.next
-    if want <= x.gl.state or (gs.blocked and not noexp):
+    if want <= x.gl.state:
         return -1
     x.req_flags = (LM_NOEXP if noexp else 0) | (LM_TRY_1CB if all_try else 0)
     if x.gl.state != LM_ST_UNLOCKED:
@@ -462,10 +433,6 @@ cdef void glock_answer(glx* x, int32_t err) noexcept nogil:
     pthread_mutex_lock(&gs.lock)
     target = x.req
     old = x.gl.state
-    if gs.blocked and err == 0 and target > old and not x.req_flags & LM_NOEXP:
-        x.flags |= GLX_FROZEN
-        pthread_mutex_unlock(&gs.lock)
-        return
     x.req = -1
     down = err == 0 and target <= old and not (x.flags & GLX_REGISTERING)
     if err == 0 and x.flags & GLX_REGISTERING:

@@ -124,7 +124,6 @@ cdef struct gls:
     uint32_t n_parked
     demoter demoters[2]             # inodes; all others
     bint stop
-    bint blocked                    # a dead node's journal is being replayed
     # flush and forget what is under x before it goes down to `target` (its rw is held for writing)
     int (*go)(glx* x, int32_t target) noexcept nogil
     # the lock has gone down; x may be freed here
@@ -347,6 +346,10 @@ cdef struct opctx:                  # one operation under way, on one thread's s
     int* interrupted                # may be NULL
     bint no_times                   # write(): the kernel keeps mtime itself (write-back of its page cache)
     uint32_t ea_mode                # not 0: the inode's mode from the change of an extended attribute on
+    # among nodes: the last block that was no dinode when one was looked for there, and what it had instead
+    uint64_t no_dinode
+    const char* no_dinode_field
+    uint64_t no_dinode_wanted, no_dinode_found
 
 cdef struct sbd:
     blkdev* dev

@@ -10,6 +10,8 @@ cdef void inode_put(inode* ip) noexcept nogil
 # Takes the glock (LM_ST_SHARED / LM_ST_EXCLUSIVE) and reads the dinode if needed. 0, OP_PARK, -EIO, -ESTALE (freed).
 cdef int inode_lock(opctx* cx, inode* ip, int mode) noexcept nogil
 cdef void inode_unlock(opctx* cx, inode* ip) noexcept nogil
+# -EIO: where cx last found no dinode (-ESTALE) one was in use all the while. The mount withdraws.
+cdef int inode_damaged(opctx* cx) noexcept nogil
 cdef int inode_buf(opctx* cx, inode* ip, buf** out) noexcept nogil             # the dinode's buffer, checked
 cdef int dinode_in(inode* ip, buf* b) noexcept nogil                            # checks every field
 cdef void dinode_out(inode* ip, buf* b) noexcept nogil

@@ -283,18 +283,38 @@ cdef void icache_forget(sbd* sd, inode* only) noexcept nogil:
 # ---------------------------------------------------------------------------------------------- glock
 
 cdef int _still_dinode(opctx* cx, inode* ip) noexcept nogil:
-    """-ESTALE when another node has freed the dinode since its number was found, and something else is there now."""
+    """-ESTALE when another node has freed the dinode since its number was found, and something else is there now.
+
+    What our kernel knows no other node frees: there it is damage, and so it is when inode_damaged's caller has proof.
+    """
     cdef buf* b = NULL
     cdef gfs2_dinode* di
     cdef int err = buf_read(cx.sd, &ip.gl, ip.no_addr, &b)
     if err:
         return err
     di = <gfs2_dinode*>b.data
-    if (be32toh(di.di_header.mh_magic) != GFS2_MAGIC or be32toh(di.di_header.mh_type) != GFS2_METATYPE_DI
-            or be64toh(di.di_num.no_addr) != ip.no_addr):
-        err = -ESTALE
+    if be32toh(di.di_header.mh_magic) != GFS2_MAGIC:
+        err = _no_dinode(cx, ip, b"mh_magic", GFS2_MAGIC, be32toh(di.di_header.mh_magic))
+    elif be32toh(di.di_header.mh_type) != GFS2_METATYPE_DI:
+        err = _no_dinode(cx, ip, b"mh_type", GFS2_METATYPE_DI, be32toh(di.di_header.mh_type))
+    elif be64toh(di.di_num.no_addr) != ip.no_addr:
+        err = _no_dinode(cx, ip, b"di_num.no_addr", ip.no_addr, be64toh(di.di_num.no_addr))
     buf_put(cx.sd, b)
     return err
+
+
+cdef int _no_dinode(opctx* cx, const inode* ip, const char* field, uint64_t wanted, uint64_t found) noexcept nogil:
+    cx.no_dinode = ip.no_addr
+    cx.no_dinode_field = field
+    cx.no_dinode_wanted = wanted
+    cx.no_dinode_found = found
+    if ip.no_addr == cx.sd.root_addr or cx.sd.gls.known(cx.sd, ip.no_addr):
+        return inode_damaged(cx)
+    return -ESTALE
+
+
+cdef int inode_damaged(opctx* cx) noexcept nogil:
+    return sd_corrupt(cx.sd, cx.no_dinode, b"dinode", cx.no_dinode_field, cx.no_dinode_wanted, cx.no_dinode_found)
 
 
 cdef int _instantiate(opctx* cx, inode* ip) noexcept nogil:

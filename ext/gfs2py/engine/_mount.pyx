@@ -17,7 +17,7 @@ from gfs2py.engine._dealloc cimport fs_dealloc
 from gfs2py.engine._dir cimport dir_found, dir_search
 from gfs2py.engine._fs cimport FOPEN_CACHE_DIR, FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, gfs2_fs, gfs2_fs_ops
 from gfs2py.engine._glock cimport (GL_NOEXP, GL_TRY, glock_enter, glock_free, glock_init, glock_leave, glock_pin,
-                                   gls_block, gls_destroy, gls_init, gls_release_all, gls_start, gls_stop, glx,
+                                   gls_destroy, gls_init, gls_release_all, gls_start, gls_stop, glx,
                                    gwaiter)
 from gfs2py.engine._glops cimport glop_go, glop_gone
 from gfs2py.engine._incore cimport *
@@ -664,13 +664,6 @@ cdef class Gfs2(FileSystemHandle):
         """For tests: a bug (PLANT_* of _glock) for them to find."""
         if self.m.sd.gls != NULL:
             self.m.sd.gls.planted = number
-
-    def block_locks(self, bint on):
-        """From the moment on at which the lock manager learns of a node's death until recover_jid() has replayed its
-        journal (here or elsewhere), no lock that is granted counts."""
-        if self.m != NULL and self.m.sd.gls != NULL:
-            with nogil:
-                gls_block(self.m.sd.gls, on)
 
     def recover_jid(self, int jid):
         """Replay the journal of a node that is dead (fenced). What the replay did, or None if there was nothing to do.
