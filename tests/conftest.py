@@ -21,6 +21,8 @@ from interop.oracle.kernel import Kernel
 
 SEED = int(os.environ.get("GFS2PY_SEED") or random.SystemRandom().randrange(1 << 32))
 
+ALONE = {"cluster", "iscsi"}        # directories whose tests have the machine to themselves, marked `mount` or not
+
 # Shared machines stall now and then: a slow example is no failure.
 settings.register_profile("gfs2py", deadline=None, print_blob=True)
 settings.load_profile("gfs2py")
@@ -28,6 +30,14 @@ settings.load_profile("gfs2py")
 
 def pytest_report_header() -> str:
     return f"seed: {SEED} (repeat with GFS2PY_SEED={SEED})"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of two processes that share a run (`make test`) one has all tests that mount or make namespaces: they look at
+    what is left on the machine. The other one has the rest, which share nothing."""
+    for item in items:
+        if item.get_closest_marker("mount") or item.path.parent.name in ALONE:
+            item.add_marker(pytest.mark.xdist_group("machine"))
 
 
 @pytest.fixture
