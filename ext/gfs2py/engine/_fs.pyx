@@ -10,7 +10,8 @@ from gfs2py.engine._fs cimport gfs2_fs, handle, node_addr
 from gfs2py.engine._fsio cimport fsio_fill
 from gfs2py.engine._glock cimport GL_LOCAL, glock_done
 from gfs2py.engine._incore cimport (I_VALID, LM_ST_EXCLUSIVE, LM_ST_SHARED, SDF_ACL, SDF_SHARED, buf, inode, opctx, sbd)
-from gfs2py.engine._inode cimport inode_damaged, inode_dirty, inode_get, inode_lock, inode_put, inode_touch, inode_unlock
+from gfs2py.engine._inode cimport (inode_damaged, inode_dirty, inode_get, inode_lock, inode_put, inode_touch,
+                                   inode_unlock)
 from gfs2py.engine._log cimport trans_begin, trans_end
 from gfs2py.engine._namei cimport fs_create, fs_link, fs_lookup, fs_rename, fs_unlink, new_inode
 from gfs2py.engine._nodes cimport (node_delete_later, node_forget, node_looked_up, node_relinked, node_unlinked,
