@@ -17,7 +17,7 @@ import logging
 import os
 import random
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Protocol
 
@@ -30,7 +30,7 @@ from dlm.core import events
 from dlm.core.errors import DlmError
 from dlm.inspect import Server
 from dlm.locks import Lockspace, RecoveryEvent
-from dlm.membership import ControlError, Effect, Member, Membership, Prepare, Say, Start, StopLocking
+from dlm.membership import ControlError, Effect, Member, Membership, Prepare, Say, Start, StartNode, StopLocking
 from dlm.node import DlmNode, open_node
 from dlm.transport import DLM_PORT, Node, TransportError
 
@@ -129,6 +129,7 @@ class Control:
                     except ControlError as e:
                         self.note(f"message of node {event.sender.node} dropped: {e}")
                         continue
+                    self._know(self._machine.found())
                     self._act(effects)
             nursery.cancel_scope.cancel()
 
@@ -191,11 +192,14 @@ class Control:
             assert self._machine is not None
             self._act(self._machine.prepared(what.number))
 
+    def _know(self, nodes: Iterable[StartNode]) -> None:
+        """Others may hear the last READY, start and connect before we hear it: their connection is not a stranger's."""
+        self.node.know(self.space.name, [Node(n.node_id, n.address, n.port) for n in nodes])
+
     def _start(self, start: Start) -> None:
         self.note(f"start generation {start.generation} members {[n.node_id for n in start.nodes]}"
                   + (f" failed {list(start.failed)}" if start.failed else "")
                   + (f" left {list(start.left)}" if start.left else ""))
-        self.node.know(self.space.name, [Node(n.node_id, n.address, n.port) for n in start.nodes])
         self.node.start(self.space, [events.Node(n.node_id, comm_seq=n.incarnation) for n in start.nodes],
                         left=start.left)
         self.started.set()

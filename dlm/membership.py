@@ -181,6 +181,11 @@ class Membership:
         """The nodes whose READY has not come."""
         return sorted({m.node_id for m in self.members if m not in self._ready}) if self.phase != "running" else []
 
+    def found(self) -> list[StartNode]:
+        """Those whose READY has come, before the start: their packets may be here before the last READY is."""
+        return [StartNode(m.node_id, r.address, r.port, r.incarnation)
+                for m, r in sorted(self._ready.items(), key=lambda x: x[0])]
+
     def configuration(self, members: Iterable[Member], left: Iterable[tuple[Member, str]],
                       joined: Iterable[Member] = ()) -> list[Effect]:
         """A change of the group. `left`: with why: "leave" (in order), "process" (it died) or "node" (so did its node).
@@ -246,8 +251,7 @@ class Membership:
 
     def _start(self) -> Start:
         self.generation = max(r.generation for r in self._ready.values()) + 1
-        self.started = tuple(StartNode(m.node_id, r.address, r.port, r.incarnation)
-                             for m, r in sorted(self._ready.items(), key=lambda x: x[0]))
+        self.started = tuple(self.found())
         failed = tuple(sorted({*self._losses.lost, *self._losses.processes}))
         left = tuple(sorted(n for n in self._losses.left if n not in failed))
         # From here on every member starts; who goes now goes in the next configuration.

@@ -259,11 +259,13 @@ cdef struct dlm_member:
     int32_t slot
     int32_t slot_prev
     uint32_t generation
-    # What we ask of it in this phase: the request's id (0: none out), when it went, when the next one is due.
+    # What we ask of it in this phase: the request's id (0: none out), when it went, how often it went again
+    # unanswered, when the next one is due.
     uint64_t rc_id
     int64_t sent_ns
     int64_t due_ns
     int64_t delay_ns
+    uint32_t repeats
     bint asked
     bint done
     uint32_t last_len

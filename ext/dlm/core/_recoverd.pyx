@@ -24,6 +24,11 @@ cdef enum:
     # How soon a node that is not as far yet is asked again: from, and at most. The kernel waits 20 ms to 1 s.
     POLL_FIRST_NS = 1000000
     POLL_LAST_NS = 50000000
+    # How soon a question without an answer goes again; each time twice as late, up to rcom_timeout_ns. The kernel always
+    # waits that long. STATUS travels without a number, so one is lost whenever a peer that has just joined refuses the
+    # connection because it has not been told yet who we are.
+    REPEAT_FIRST_NS = 100000000
+    REPEAT_SHIFT_MAX = 16
 
 
 cdef inline bint we_are_low(const dlm_ls* ls) noexcept nogil:
@@ -68,6 +73,12 @@ cdef void ask(dlm_ls* ls, dlm_member* memb) noexcept nogil:
             body[0] = RSF_NEED_SLOTS
 
 
+cdef int64_t repeat_at(const dlm_ls* ls, const dlm_member* memb) noexcept nogil:
+    """When a question that has no answer yet goes again."""
+    cdef int64_t wait = <int64_t>REPEAT_FIRST_NS << memb.repeats
+    return memb.sent_ns + (wait if wait < ls.rcom_timeout_ns else ls.rcom_timeout_ns)
+
+
 cdef void begin(dlm_ls* ls, int phase, bint everybody) noexcept nogil:
     """Enters a phase in which the other members, or just the low one, have to answer."""
     cdef uint32_t i
@@ -78,6 +89,7 @@ cdef void begin(dlm_ls* ls, int phase, bint everybody) noexcept nogil:
         memb.rc_id = 0
         memb.due_ns = 0
         memb.delay_ns = 0
+        memb.repeats = 0
         memb.last_len = 0
         memb.done = False
         memb.asked = memb.nodeid != ls.our_nodeid and (everybody or memb.nodeid == ls.low_nodeid)
@@ -109,9 +121,14 @@ cdef void recovery_tick(dlm_ls* ls) noexcept nogil:
         memb = &ls.members[i]
         if not memb.asked or memb.done:
             continue
-        if (memb.rc_id and ls.now_ns >= memb.sent_ns + ls.rcom_timeout_ns) or (
-                not memb.rc_id and ls.now_ns >= memb.due_ns):
-            ask(ls, memb)
+        if memb.rc_id:
+            if ls.now_ns < repeat_at(ls, memb):
+                continue
+            if memb.repeats < REPEAT_SHIFT_MAX:
+                memb.repeats += 1
+        elif ls.now_ns < memb.due_ns:
+            continue
+        ask(ls, memb)
 
 
 cdef int64_t recovery_timer(const dlm_ls* ls) noexcept nogil:
@@ -121,7 +138,7 @@ cdef int64_t recovery_timer(const dlm_ls* ls) noexcept nogil:
         return 0
     for i in range(ls.n_members):
         if ls.members[i].asked and not ls.members[i].done:
-            at = ls.members[i].sent_ns + ls.rcom_timeout_ns if ls.members[i].rc_id else ls.members[i].due_ns
+            at = repeat_at(ls, &ls.members[i]) if ls.members[i].rc_id else ls.members[i].due_ns
             if first == 0 or at < first:
                 first = at
     return first
@@ -333,6 +350,7 @@ cdef void receive_status_reply(dlm_ls* ls, const wrcom* rc) noexcept nogil:
     if memb == NULL:
         return
     memb.rc_id = 0
+    memb.repeats = 0
     if rc.result != -E_SRCH:
         status = <uint32_t>rc.result
         if rc.config.lvblen != ls.lvblen or rc.config.lsflags != ls.lsflags:
@@ -360,6 +378,7 @@ cdef void receive_names_reply(dlm_ls* ls, const wrcom* rc) noexcept nogil:
     if memb == NULL:
         return
     memb.rc_id = 0
+    memb.repeats = 0
     rv = take_names(ls, memb, rc)
     if rv < 0:
         fail(ls, -rv, memb.nodeid)

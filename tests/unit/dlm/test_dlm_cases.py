@@ -172,6 +172,31 @@ def test_slots_stay_and_are_given_again() -> None:
     assert cluster.events(2)[1:] == [RecoverSlot(3, 2), RecoverDone(3, 1, (Slot(1, 3), Slot(2, 1)))]
 
 
+def test_an_unanswered_question_goes_again_soon_and_then_less_often() -> None:
+    """A node that joins may refuse the first connection; the kernel's five seconds would pass before the next word."""
+    cluster = Cluster(1, 2)
+    ours = cluster.nodes[1]
+    ours.stop()
+    ours.start([Node(1), Node(2)], cluster.now)
+    assert len(ours.take_output()) == 1
+    waits_ms = []
+    for _ in range(9):
+        due = ours.next_timer()
+        assert due is not None
+        waits_ms.append((due - cluster.now) // 10**6)
+        ours.handle_timer(due - 1)
+        assert ours.take_output() == []
+        cluster.now = due
+        ours.handle_timer(cluster.now)
+        assert len(ours.take_output()) == 1
+    assert waits_ms == [100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000]
+    cluster.nodes[2].stop()
+    cluster.nodes[2].start([Node(1), Node(2)], cluster.now)
+    cluster.pump()
+    assert ours.running
+    assert cluster.nodes[2].running
+
+
 def test_nodes_of_different_configuration_do_not_recover() -> None:
     cluster = Cluster(1)
     cluster.nodes[2] = Lockspace("test", 2, GROUP, lvblen=64)
