@@ -25,8 +25,8 @@ cdef enum:
     POLL_FIRST_NS = 1000000
     POLL_LAST_NS = 50000000
     # How soon a question without an answer goes again; each time twice as late, up to rcom_timeout_ns. The kernel
-    # always waits that long. STATUS travels without a number, so one is lost whenever a peer that has just joined refuses the
-    # connection because it has not been told yet who we are.
+    # always waits that long. STATUS travels without a number, so one is lost whenever a peer that has just joined
+    # refuses the connection because it has not been told yet who we are.
     REPEAT_FIRST_NS = 100000000
     REPEAT_SHIFT_MAX = 16
 
