@@ -179,7 +179,8 @@ class Net:
         if flags & Flag.CONVDEADLK:
             lock.holds = LockMode.NL
         elif middle:
-            lock.holds = LockMode.CR
+            # Should its master die, recovery may leave it with nothing in between.
+            lock.holds = LockMode.NL
         else:
             lock.holds = min(lock.holds, mode)
         try:
@@ -269,8 +270,9 @@ class Net:
         if cast.status == -EUNLOCK or lock.before is None:
             raise Broken(f"{lock}: {cast} with a mode")
         if lock.pending == "convert":
-            if cast.mode != lock.before and not (lock.flags & Flag.CONVDEADLK and cast.mode == LockMode.NL) \
-                    and {cast.mode, lock.before} != {LockMode.PR, LockMode.CW}:
+            middle = {lock.wants, lock.before} == {LockMode.PR, LockMode.CW}
+            back = [lock.before, *([LockMode.NL] if middle or lock.flags & Flag.CONVDEADLK else [])]
+            if cast.mode not in back and {cast.mode, lock.before} != {LockMode.PR, LockMode.CW}:
                 raise Broken(f"{lock}: back at {LockMode(cast.mode).name}")
             lock.pending, lock.holds = "", cast.mode
             if lock.old_value is not None:

@@ -35,6 +35,10 @@ def test_campaign(name: str, seed: int) -> None:
     (70557, "four nodes, twelve changes"),  # a conversion with NOQUEUE that recovery had queued waited for ever
     (71141, "four nodes, twelve changes"),  # a conversion that waited for recovery was refused as busy
     (40090, "three nodes, six changes"),    # a conversion cancelled in recovery, the new master still had its mode
+    (81408, "three nodes, six changes"),    # a conversion between PR and CW without a known mode was in nobody's way
+    (80256, "four nodes, twelve changes"),  # two PR/CW conversions that recovery queued waited for each other
+    (1002464, "four nodes, twelve changes"),    # the same with one from PR to EX
+    (1001878, "four nodes, twelve changes"),    # a node that was back became master, and was taken for its dead self
 ])
 def test_found_before(seed: int, name: str) -> None:
     campaign(seed, **SHAPES[name])

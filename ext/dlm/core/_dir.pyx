@@ -67,23 +67,28 @@ cdef int find_rsb(dlm_ls* ls, const void* name, uint32_t length, int32_t from_no
     return 0
 
 
+cdef void set_master_to(dlm_ls* ls, dlm_rsb* r, int32_t nodeid) noexcept nogil:
+    """Another node than ours."""
+    r.master_nodeid = nodeid
+    r.nodeid = nodeid
+    r.master_seq = ls.recover_seq
+
+
 cdef void tell_master(dlm_ls* ls, dlm_rsb* r, int32_t from_nodeid, int how) noexcept nogil:
     """Corrects what we believe by what recovery brings to light."""
+    cdef bint removed = is_removed(ls, r.master_nodeid, r.master_seq)
     r.dir_nodeid = ls.our_nodeid
-    if how == LOOKUP_RECOVER_MASTER and is_removed(ls, r.master_nodeid):
+    if how == LOOKUP_RECOVER_MASTER and removed:
         # The first to ask after the master's death becomes master. NEW_MASTER: our own locks go there as well.
-        r.master_nodeid = from_nodeid
-        r.nodeid = from_nodeid
+        set_master_to(ls, r, from_nodeid)
         r.flags |= RSB_NEW_MASTER
-    if how == LOOKUP_RECOVER_DIR and r.master_nodeid != from_nodeid and r.master_nodeid != ls.our_nodeid:
-        # It became master in a recovery that was broken off before we heard of it.
-        r.master_nodeid = from_nodeid
-        r.nodeid = from_nodeid
+    if how == LOOKUP_RECOVER_DIR and r.master_nodeid != ls.our_nodeid and (r.master_nodeid != from_nodeid or removed):
+        # It became master in a recovery that was broken off before we heard of it; maybe it is back from the dead.
+        set_master_to(ls, r, from_nodeid)
         r.flags |= RSB_NEW_MASTER
     if r.master_nodeid == 0:
         # We were about to ask ourselves: this node is first.
-        r.master_nodeid = from_nodeid
-        r.nodeid = from_nodeid
+        set_master_to(ls, r, from_nodeid)
 
 
 cdef int master_lookup(dlm_ls* ls, int32_t from_nodeid, const void* name, uint32_t length, int how,
@@ -99,8 +104,7 @@ cdef int master_lookup(dlm_ls* ls, int32_t from_nodeid, const void* name, uint32
         if r == NULL:
             return -E_NOMEM
         r.dir_nodeid = ls.our_nodeid
-        r.master_nodeid = from_nodeid
-        r.nodeid = from_nodeid
+        set_master_to(ls, r, from_nodeid)
         toss_rsb(ls, r)
     else:
         tell_master(ls, r, from_nodeid, how)

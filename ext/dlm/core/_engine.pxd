@@ -52,6 +52,8 @@ cdef enum:
     LKB_DEADLOCK_CANCEL = 0x1000000
     # What the lock has read is void; it must not become the value of a new master.
     LKB_LVB_INVALID = 0x2000000
+    # In recovery: what is granted was not known, and has been made up.
+    LKB_MODE_GUESSED = 0x4000000
 
     RSB_MASTER_UNCERTAIN = 0x1
     RSB_VALNOTVALID = 0x2
@@ -187,6 +189,8 @@ cdef struct dlm_rsb:
     uint32_t first_lkid
     uint32_t recover_id
     uint32_t recover_locks
+    # recover_seq when recovery last said who the master is.
+    uint64_t master_seq
     bint tossed
     int64_t toss_ns
     dlink toss

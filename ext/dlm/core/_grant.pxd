@@ -32,6 +32,7 @@ cdef int revert_lock(dlm_ls* ls, dlm_rsb* r, dlm_lkb* lkb) noexcept nogil
 cdef bint can_be_granted(dlm_rsb* r, dlm_lkb* lkb, bint now, bint recover, bint* deadlk) noexcept nogil
 # The rule alone: changes nothing.
 cdef bint grantable(dlm_rsb* r, dlm_lkb* lkb, bint now, bint recover) noexcept nogil
+cdef bint conversion_deadlock(dlm_rsb* r, dlm_lkb* lkb) noexcept nogil
 cdef int grant_pending_convert(dlm_ls* ls, dlm_rsb* r, int high, bint* cw) noexcept nogil
 cdef void grant_pending_locks(dlm_ls* ls, dlm_rsb* r) noexcept nogil
 cdef void send_blocking_asts(dlm_ls* ls, dlm_rsb* r, dlm_lkb* lkb) noexcept nogil

@@ -6,7 +6,7 @@ from dlm.core._engine cimport EV_RECOVER_SLOT, NODES_MAX, WEIGHT_MAX, dlm_event
 from dlm.core._send cimport drop_packets
 from dlm.core._table cimport add_event, ls_break
 from dlm.core._wire cimport CONFIG_SIZE, SLOT_SIZE, wire_get_slot
-from libc.stdint cimport uint16_t
+from libc.stdint cimport uint16_t, uint64_t
 
 cdef enum:
     SLOTS_MAX = 256
@@ -21,11 +21,11 @@ cdef dlm_member* find_member(dlm_ls* ls, int32_t nodeid) noexcept nogil:
     return NULL
 
 
-cdef bint is_removed(const dlm_ls* ls, int32_t nodeid) noexcept nogil:
+cdef bint is_removed(const dlm_ls* ls, int32_t nodeid, uint64_t seq) noexcept nogil:
     cdef uint32_t i
     for i in range(ls.n_gone):
         if ls.gone[i].nodeid == nodeid:
-            return True
+            return ls.gone[i].gone_seq > seq
     return False
 
 

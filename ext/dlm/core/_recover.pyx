@@ -11,13 +11,13 @@ from dlm.core._base cimport (E_AGAIN, E_BADR, E_CANCEL, E_EXIST, E_INPROGRESS, E
                              E_PROTO, E_UNLOCK, be16toh, dl_add_tail, dl_del, dl_empty, dlink, htobe16)
 from dlm.core._dir cimport (FIND_RECOVER, LOOKUP_RECOVER_DIR, LOOKUP_RECOVER_MASTER, find_rsb, hash_to_node,
                             master_lookup)
-from dlm.core._engine cimport (LKB_LVB_INVALID, LKB_MSTCPY, LKB_OVERLAP_CANCEL, LKB_OVERLAP_UNLOCK, LKB_RESEND,
-                               LKF_CANCEL, LKF_FORCEUNLOCK, LKF_VALBLK, MODE_CR, MODE_CW, MODE_IV, MODE_PR, MODE_PW,
-                               PH_LOCKS, PH_MASTERS, RECOVER_WINDOW, RSB_NEW_MASTER, RSB_NEW_MASTER2,
-                               RSB_RECOVER_CONVERT, RSB_RECOVER_GRANT, RSB_RECOVER_LVB_INVAL, RSB_VALNOTVALID,
-                               STS_CONVERT, STS_GRANTED, STS_WAITING, dlm_lkb, dlm_rsb, is_master, is_master_copy,
-                               is_process_copy, middle_conversion)
-from dlm.core._grant cimport grant_pending_locks, queue_cast
+from dlm.core._engine cimport (LKB_LVB_INVALID, LKB_MODE_GUESSED, LKB_MSTCPY, LKB_OVERLAP_CANCEL, LKB_OVERLAP_UNLOCK,
+                               LKB_RESEND, LKF_CANCEL, LKF_FORCEUNLOCK, LKF_VALBLK, MODE_CR, MODE_CW, MODE_IV,
+                               MODE_NL, MODE_PR, MODE_PW, PH_LOCKS, PH_MASTERS, RECOVER_WINDOW, RSB_NEW_MASTER,
+                               RSB_NEW_MASTER2, RSB_RECOVER_CONVERT, RSB_RECOVER_GRANT, RSB_RECOVER_LVB_INVAL,
+                               RSB_VALNOTVALID, SBF_DEMOTED, STS_CONVERT, STS_GRANTED, STS_WAITING, dlm_lkb, dlm_rsb,
+                               is_master, is_master_copy, is_process_copy, middle_conversion, modes_compat)
+from dlm.core._grant cimport conversion_deadlock, grant_pending_locks, queue_cast
 from dlm.core._lock cimport (confirm_master, convert_lock, finish_convert, remove_from_waiters, request_again,
                              unlock_lock)
 from dlm.core._members cimport find_member, is_removed
@@ -183,7 +183,7 @@ cdef void waiter_pre(dlm_ls* ls, dlm_lkb* lkb) noexcept nogil:
     if kind == MSG_LOOKUP:
         lkb.flags |= LKB_RESEND
         return
-    if not is_removed(ls, lkb.wait_nodeid):
+    if not is_removed(ls, lkb.wait_nodeid, 0):
         return
     if kind == MSG_REQUEST:
         lkb.flags |= LKB_RESEND
@@ -266,10 +266,8 @@ cdef void purge_queue(dlm_ls* ls, dlm_rsb* r, dlink* head) noexcept nogil:
     while at != head:
         lkb = <dlm_lkb*>at.owner
         at = at.next
-        if not is_master_copy(lkb) or not is_removed(ls, lkb.nodeid):
-            continue
-        # A node that is back may have sent locks of its new life for this recovery already.
-        if lkb.recover_seq == ls.recover_seq:
+        # A node that is back may have sent locks of its new life already, for this recovery or one that was broken off.
+        if not is_master_copy(lkb) or not is_removed(ls, lkb.nodeid, lkb.recover_seq):
             continue
         if lkb.exflags & LKF_VALBLK and lkb.grmode >= MODE_PW:
             r.flags |= RSB_RECOVER_LVB_INVAL
@@ -328,7 +326,7 @@ cdef int remember_rsb(dlm_ls* ls, dlm_rsb* r) noexcept nogil:
 
 
 cdef void recover_master(dlm_ls* ls, dlm_rsb* r) noexcept nogil:
-    cdef bint removed = is_removed(ls, r.nodeid)
+    cdef bint removed = is_removed(ls, r.nodeid, r.master_seq)
     cdef wrcom rc
     cdef uint8_t* body
     if is_master(r) or not (removed or r.flags & RSB_NEW_MASTER):
@@ -384,6 +382,7 @@ cdef void receive_lookup_reply(dlm_ls* ls, const wrcom* rc) noexcept nogil:
         return
     r.master_nodeid = rc.result
     r.nodeid = 0 if rc.result == ls.our_nodeid else rc.result
+    r.master_seq = ls.recover_seq
     set_new_master(r)
     ls.rec_rsbs[rc.id - 1] = NULL
     r.recover_id = 0
@@ -598,7 +597,7 @@ cdef void best_lvb(dlink* head, dlm_lkb** big, dlm_lkb** newest, bint* any) noex
         if not lkb.exflags & LKF_VALBLK or lkb.lvb == NULL:
             continue
         any[0] = True
-        if lkb.grmode > MODE_CR and not lkb.flags & LKB_LVB_INVALID:
+        if lkb.grmode > MODE_CR and not lkb.flags & (LKB_LVB_INVALID | LKB_MODE_GUESSED):
             big[0] = lkb
             return
         if newest[0] == NULL or <int32_t>(lkb.lvbseq - newest[0].lvbseq) >= 0:
@@ -627,35 +626,63 @@ cdef void recover_lvb(dlm_ls* ls, dlm_rsb* r) noexcept nogil:
         memcpy(r.lvb, big.lvb, ls.lvblen)
 
 
+cdef int known_mode(dlink* head) noexcept nogil:
+    """PR or CW, if one of them is granted to a lock in the queue."""
+    cdef dlink* at = head.next
+    while at != head:
+        if (<dlm_lkb*>at.owner).grmode == MODE_PR or (<dlm_lkb*>at.owner).grmode == MODE_CW:
+            return (<dlm_lkb*>at.owner).grmode
+        at = at.next
+    return MODE_IV
+
+
+cdef bint incompatible(dlink* head, const dlm_lkb* lkb, int mode) noexcept nogil:
+    """Whether another lock in the queue holds what excludes `mode`."""
+    cdef dlink* at = head.next
+    while at != head:
+        if at.owner != lkb and not modes_compat((<dlm_lkb*>at.owner).grmode, mode):
+            return True
+        at = at.next
+    return False
+
+
 cdef void recover_conversion(dlm_rsb* r) noexcept nogil:
     """Conversions between PR and CW whose granted mode only the dead master knew.
 
     The two exclude each other, so what others hold tells. If nobody holds either, any choice does that is the same for
-    all of them: each has asked to leave its old mode.
+    all of them: each has asked to leave its old mode. One that cannot hold its mode beside what others hold, or would
+    wait for another that waits for it, is left with NL: its owner relies on neither mode while it converts. Nobody can
+    be told EDEADLK: to its owner the conversion is on the queue. Later kernels (6.13, recover.c) take NL, too.
     """
-    cdef dlink* at = r.grantq.next
+    cdef dlink* at = r.convertq.next
     cdef dlm_lkb* lkb
-    cdef int grmode = MODE_IV
-    while at != &r.grantq:
-        lkb = <dlm_lkb*>at.owner
-        at = at.next
-        if lkb.grmode == MODE_PR or lkb.grmode == MODE_CW:
-            grmode = lkb.grmode
-            break
-    at = r.convertq.next
-    while at != &r.convertq:
-        lkb = <dlm_lkb*>at.owner
-        at = at.next
-        if grmode == MODE_IV and (lkb.grmode == MODE_PR or lkb.grmode == MODE_CW):
-            grmode = lkb.grmode
-    at = r.convertq.next
+    cdef int grmode = known_mode(&r.grantq)
+    if grmode == MODE_IV:
+        grmode = known_mode(&r.convertq)
     while at != &r.convertq:
         lkb = <dlm_lkb*>at.owner
         at = at.next
         if lkb.grmode == MODE_IV:
-            if grmode == MODE_IV:
-                grmode = lkb.rqmode
-            lkb.grmode = <signed char>grmode
+            lkb.grmode = <signed char>(grmode if grmode != MODE_IV else lkb.rqmode)
+            lkb.flags |= LKB_MODE_GUESSED
+    # With all modes known.
+    at = r.convertq.next
+    while at != &r.convertq:
+        lkb = <dlm_lkb*>at.owner
+        at = at.next
+        if lkb.flags & LKB_MODE_GUESSED:
+            if (incompatible(&r.grantq, lkb, lkb.grmode) or incompatible(&r.convertq, lkb, lkb.grmode)
+                    or conversion_deadlock(r, lkb)):
+                lkb.grmode = MODE_NL
+                lkb.sbflags |= SBF_DEMOTED
+
+
+cdef void forget_guesses(dlm_rsb* r) noexcept nogil:
+    """A recovery that is broken off begins with what owners say; one that is not goes by these modes from now on."""
+    cdef dlink* at = r.convertq.next
+    while at != &r.convertq:
+        (<dlm_lkb*>at.owner).flags &= ~<uint32_t>LKB_MODE_GUESSED
+        at = at.next
 
 
 cdef void recover_rsbs(dlm_ls* ls) noexcept nogil:
@@ -668,8 +695,9 @@ cdef void recover_rsbs(dlm_ls* ls) noexcept nogil:
             # Of our own locks, when we become master, no flag of an earlier recovery tells.
             if r.flags & (RSB_RECOVER_CONVERT | RSB_NEW_MASTER2):
                 recover_conversion(r)
-            # Before anything is granted: the completion shows the value.
+            # Before anything is granted: the completion shows the value. What was guessed proves no value.
             recover_lvb(ls, r)
+            forget_guesses(r)
             if r.flags & RSB_NEW_MASTER2 and not (dl_empty(&r.waitq) and dl_empty(&r.convertq)):
                 r.flags |= RSB_RECOVER_GRANT
         else:
