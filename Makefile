@@ -21,7 +21,7 @@ DEBS_BENCH := gfs2-utils e2fsprogs fuse2fs fio bindfs ntfs-3g fuse3
 DESTDIR ?=
 SBINDIR ?= /sbin
 MOUNT_HELPERS := mount.gfs2 mount.fuse.gfs2 umount.gfs2 umount.fuse.gfs2
-CLUSTER_COMMANDS := cman cman_tool ccs_tool
+CLUSTER_COMMANDS := cman cman_tool ccs_tool clustat
 UNITDIR ?= /lib/systemd/system
 UNITS := cman.service
 

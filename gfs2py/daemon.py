@@ -55,12 +55,13 @@ class MountError(Exception):
 
 
 class MountRequest:
-    """What to mount where."""
+    """What to mount where. `shown`: the source in the mount table, if another: a link that stands for a LUN."""
 
-    __slots__ = ("options", "source", "target")
+    __slots__ = ("options", "shown", "source", "target")
 
-    def __init__(self, source: str, target: str, options: MountOptions) -> None:
+    def __init__(self, source: str, target: str, options: MountOptions, shown: str = "") -> None:
         self.source = source
+        self.shown = shown or source
         self.target = target
         self.options = options
 
@@ -220,12 +221,13 @@ class Daemon:
         self.narrate("connecting to the kernel through /dev/fuse")
         try:
             try:
-                self.connection = mount.connect(request.source, options.vfs_flags, plain=not real)
+                self.connection = mount.connect(request.source, options.vfs_flags, plain=not real,
+                                                shown=request.shown)
             except mount.NoLoopDevice as e:
                 # sync(2) does not reach us then, and umount(2) does not wait; umount.gfs2 does.
                 log.warning(f"plain fuse mount source={request.source}: {e.strerror}")
                 self.narrate(f"{e.strerror}: a plain fuse mount, use umount.gfs2 to wait for its end")
-                self.connection = mount.connect(request.source, options.vfs_flags, plain=True)
+                self.connection = mount.connect(request.source, options.vfs_flags, plain=True, shown=request.shown)
         except OSError as e:
             if e.errno == errno.EBUSY:
                 raise MountError(f"{request.source} is already mounted or in use") from e
@@ -370,7 +372,7 @@ def serve(request: MountRequest, foreground: bool, narrate: Narrator, ready: Cal
     _mount.give_back_large_blocks()
     watchdog = Watchdog(request.options.watchdog_s)
     # Not before: the watchdog is a copy of this process, and only one of them is the daemon of this mount.
-    _mount.set_process_title([b"gfs2d", os.fsencode(request.source), os.fsencode(request.target)])
+    _mount.set_process_title([b"gfs2d", os.fsencode(request.shown), os.fsencode(request.target)])
     try:
         daemon = Daemon(request, watchdog, narrate)
         daemon.start()
@@ -447,12 +449,14 @@ def launch(request: MountRequest, verbose: bool = False, narrate: Narrator = pri
 
 def make_request(source: str, target: str, options: MountOptions) -> MountRequest:
     """Check source and mount point as far as it goes without opening them. Raises MountError."""
-    source = followed(source)
+    given, source, shown = source, followed(source), ""
     if is_url(source):
         from gfs2py.block.iscsi_url import UrlError, parse_url
 
         try:
             source = str(parse_url(source))
+            # As it was named, so that umount(8) finds it by that name: it cannot follow such a link.
+            shown = "" if is_url(given) else os.path.abspath(given)
         except UrlError as e:
             raise MountError(f"{e.filename}: {e.strerror}", EX_USAGE) from None
     elif os.path.exists(source):
@@ -468,7 +472,7 @@ def make_request(source: str, target: str, options: MountOptions) -> MountReques
         raise MountError(f"mount point {target}: {e.strerror}") from None
     if not stat.S_ISDIR(mode):
         raise MountError(f"mount point {target} is not a directory")
-    return MountRequest(source, os.path.realpath(target), options)
+    return MountRequest(source, os.path.realpath(target), options, shown)
 
 
 def _arguments(argv: Sequence[str] | None) -> tuple[bool, bool, list[str], str, str]:

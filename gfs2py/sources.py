@@ -22,6 +22,11 @@ def followed(source: str) -> str:
 
 
 def canonical(source: str) -> str:
-    """The name a mount of this source has in the mount table: the resolved path; a URL is one already."""
+    """One name for each source, however it was called: the resolved path; a URL is one already."""
     source = followed(source)
     return source if is_url(source) else os.path.realpath(source)
+
+
+def same(shown: str, source: str) -> bool:
+    """Whether the mount table's `shown` is the source of this canonical name: a LUN is shown as it was called."""
+    return shown == source or (is_url(source) and followed(shown) == source)

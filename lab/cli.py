@@ -3,6 +3,7 @@
     lab up [--nodes N] [--disk loop|iscsi] [--size SIZE] [--file ROOM.toml] [--start]
     lab status | exec NODE -- COMMAND | shell NODE | logs [NODE] | power on|off|cycle|crash|status NODE...
     lab partition GROUP [GROUP...] | heal | loss PERCENT | delay MS | freeze NODE | thaw NODE | disk cut|restore NODE
+    lab demo [--nodes N] [--disk loop|iscsi] [--keep]
     lab down
 
 A group is a list of machines: web1,web2. Exit status: 0, 1 when something failed, 2 for a wrong command line; `exec`
@@ -54,6 +55,12 @@ def build_parser() -> argparse.ArgumentParser:
     up.add_argument("--qdisk-votes", type=int, default=0, metavar="N", help="put a quorum disk into cluster.conf")
     up.add_argument("--file", metavar="TOML", help="the whole room from a file instead")
     up.add_argument("--start", action="store_true", help="start the cluster on all nodes as well")
+    demo = add("demo", "build a room, start the cluster, mount on every node, write from all, check the disk, tidy up")
+    demo.add_argument("--nodes", type=int, default=4, help="cluster nodes (default 4)")
+    demo.add_argument("--disk", choices=("loop", "iscsi"), default="loop", help="how the shared disk gets to the nodes")
+    demo.add_argument("--size", default="2G", help="size of /dev/sdb5 (default 2G)")
+    demo.add_argument("--seconds", type=float, default=1.5, help="for each figure of the table (default %(default)s)")
+    demo.add_argument("--keep", action="store_true", help="leave the cluster running afterwards, for `lab shell`")
     down = add("down", "take the room away, whatever state it is in")
     down.add_argument("--all", action="store_true", help="every room of this machine")
     down.add_argument("--keep-disks", action="store_true", help="leave the images for the next `lab up`")
@@ -106,8 +113,6 @@ def do_up(args: argparse.Namespace) -> int:
     room = Lab(_topology(args), name=args.name, progress=lambda text: say(f"lab: {text}"))
     room.up(attached=False)
     topology = room.topology
-    prefix = "lab" if args.name == DEFAULT_NAME else f"lab --name {args.name}"
-    first = topology.nodes[0].name
     say(f"\nCluster {topology.cluster} is ready to be started, {time.monotonic() - start:.1f} s:")
     for node in topology.machines:
         role = f"node {node.nodeid}, plug {node.plug}" if node.nodeid else "storage host"
@@ -115,9 +120,15 @@ def do_up(args: argparse.Namespace) -> int:
     say(f"  {'power switch':<16} {SWITCH_ADDRESS:<16} telnet, password {topology.switch_password}: {FENCE_DEVICE}")
     disks = ", ".join(f"/dev/{d.name} {d.size_bytes >> 20} MiB" for d in topology.disks)
     say(f"  shared disk      {disks} ({topology.disk_kind})")
+    _go_on(args.name, topology)
+    return do_start(args) if args.start else 0
+
+
+def _go_on(name: str, topology: Topology) -> None:
+    prefix = "lab" if name == DEFAULT_NAME else f"lab --name {name}"
+    first = topology.nodes[0].name
     say(f"\nGo on with:\n  {prefix} shell {first}\n  {prefix} exec {first} -- COMMAND\n  {prefix} status\n"
         f"  {prefix} power off {topology.nodes[-1].name}\n  {prefix} down")
-    return do_start(args) if args.start else 0
 
 
 def do_down(args: argparse.Namespace) -> int:
@@ -130,6 +141,16 @@ def do_down(args: argparse.Namespace) -> int:
     for place in found:
         Lab(name=place.name).down(keep_disks=args.keep_disks)
         say(f"lab: room {place.name} is gone" + (f"; its disks are in {place.disks}" if args.keep_disks else ""))
+    return 0
+
+
+def do_demo(args: argparse.Namespace) -> int:
+    from lab import demo
+
+    demo.run(guide_topology(args.nodes, disk=args.disk, size=args.size), name=args.name, keep=args.keep,
+             seconds=args.seconds, say=say)
+    if args.keep:
+        _go_on(args.name, Lab.existing(args.name).topology)
     return 0
 
 
@@ -230,9 +251,9 @@ def do_node(args: argparse.Namespace) -> int:
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
-    "up": do_up, "down": do_down, "status": do_status, "start": do_start, "exec": do_exec, "shell": do_shell,
-    "logs": do_logs, "power": do_power, "partition": do_network, "heal": do_network, "loss": do_network,
-    "delay": do_network, "freeze": do_node, "thaw": do_node, "disk": do_node}
+    "up": do_up, "demo": do_demo, "down": do_down, "status": do_status, "start": do_start, "exec": do_exec,
+    "shell": do_shell, "logs": do_logs, "power": do_power, "partition": do_network, "heal": do_network,
+    "loss": do_network, "delay": do_network, "freeze": do_node, "thaw": do_node, "disk": do_node}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -88,8 +88,7 @@ class Lab:
                 build.fill_homes(self.place, room)
                 self._start_keeper()
                 if not attached:
-                    os.write(self._leash, keeper.KEEP)
-                    self._close_leash()
+                    self.let_go()
             except BaseException as e:
                 # Killed before the leash goes: it would come to clean up as well, and wait for us.
                 if self._keeper is not None:
@@ -132,6 +131,11 @@ class Lab:
                 raise LabError(str(event["why"]))
         log = (self.place.path / "room.log").read_text(errors="replace").strip().splitlines()
         raise LabError("the room ended while it was built: " + (log[-1] if log else "it said nothing"))
+
+    def let_go(self) -> None:
+        """The room stays when this process ends, for somebody else to take down."""
+        os.write(self._leash, keeper.KEEP)
+        self._close_leash()
 
     def down(self, *, keep_disks: bool = False) -> None:
         """Take all of it away, in whatever state it is. Raises LabError when something does not go."""

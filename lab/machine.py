@@ -83,6 +83,11 @@ class Machine:
         return self._process.pid
 
     @property
+    def crashed(self) -> bool:
+        """It hangs, under power."""
+        return self.power and self.state.startswith("crashed")
+
+    @property
     def group(self) -> str:
         """Its cgroup's directory; empty without one."""
         return self._group

@@ -185,6 +185,25 @@ def remove_files(place: Place, *, keep_disks: bool = False) -> None:
         place.path.rmdir()
 
 
+def room_pids(place: Place) -> set[int]:
+    """Every process of a room that is up, its keeper included."""
+    processes = place.processes()
+    top = _room_namespace(processes)
+    return {p.pid for p in processes} | (set(pids_below(top)) if top else set())
+
+
+def left_behind(place: Place, pids: set[int]) -> list[str]:
+    """What is still there of a room that should be gone; `pids` were its processes."""
+    found = [f"process {pid}" for pid in sorted(pids) if alive(pid)]
+    found += [f"/dev/loop{n} on {image}" for n, image in loops.below(str(place.path)).items()]
+    for path in (str(place.path), str(place.base / f"{place.name}.lock"), cgroups.path_of(place.name)):
+        found += [path] if path and os.path.exists(path) else []
+    found += [f"mount {line}" for line in Path("/proc/self/mountinfo").read_text().splitlines()
+              if str(place.path) in line]
+    # A network or mount namespace lives as long as a process is in it, or a file bound over it: the latter is a mount.
+    return found
+
+
 def _remove_tree(path: Path) -> None:
     """Whoever still writes there is being killed just now: a directory that filled again is emptied again."""
     deadline = time.monotonic() + FUSE_PATIENCE_S

@@ -148,7 +148,11 @@ class Room:
                 "faults": self.faults.as_json()}
 
     async def _power(self, request: Request) -> Answer:
-        await self.power(str(request["node"]), str(request["action"]))
+        name, action = str(request["node"]), str(request["action"])
+        # Somebody who switches a crashed machine on presses its reset button as well; the power switch has no finger.
+        if action == "on" and self.machines[self.topology.machine(name).name].crashed:
+            action = "cycle"
+        await self.power(name, action)
         return {}
 
     async def _freeze(self, request: Request) -> Answer:

@@ -17,7 +17,7 @@ from typing import Any
 from gfs2py.control import protocol
 from gfs2py.control.paths import DIRECTORY, socket_path, sockets
 from gfs2py.fuse.control import find_mount, mounts
-from gfs2py.sources import canonical
+from gfs2py.sources import canonical, same
 
 TIMEOUT_S = 5.0
 YOUNG_LIMIT_S, _YOUNG_RETRY_S = 3.0, 0.02
@@ -130,7 +130,7 @@ def device_of(target: str) -> int:
     entry = find_mount(target)
     if entry is None:
         source = canonical(target)
-        found = [m for m in mounts() if m.source == source and m.fs_type.endswith(".gfs2")]
+        found = [m for m in mounts() if m.fs_type.endswith(".gfs2") and same(m.source, source)]
         entry = found[-1] if found else None
     if entry is None or not entry.fs_type.endswith(".gfs2"):
         raise Unreachable("not a mounted GFS2")

@@ -162,7 +162,7 @@ def _chroot_with_node(path: str, device: int) -> None:
 
 
 def _image_superblock(image: str, options: dict[bytes, bytes | None], flags: int) -> int:
-    """A fuseblk mount on a dummy loop device whose source reads as the image's path."""
+    """A fuseblk mount on a dummy loop device whose source reads as the image's path (or the name of a LUN)."""
     try:
         _, loop_fd = loop.dummy_loop(f"gfs2:{os.path.basename(image)}")
     except OSError as e:
@@ -180,20 +180,21 @@ def _image_superblock(image: str, options: dict[bytes, bytes | None], flags: int
         os.close(loop_fd)
 
 
-def connect(source: str, flags: int, *, subtype: str = "gfs2", plain: bool = False) -> Connection:
+def connect(source: str, flags: int, *, subtype: str = "gfs2", plain: bool = False, shown: str = "") -> Connection:
     """Open /dev/fuse and make a superblock on it. Raises NoLoopDevice, OSError; nothing stays behind then.
 
-    `plain` asks for type fuse (no DESTROY, no SYNCFS): where there is no loop device to have.
+    `plain` asks for type fuse (no DESTROY, no SYNCFS): where there is no loop device to have. `shown`: another name for
+    the source in the mount table.
     """
     fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     try:
         options = _fuse_options(fd) | {b"subtype": subtype.encode()}
         if plain:
-            return Connection(fd, _configure(b"fuse", os.fsencode(source), options, flags), False)
+            return Connection(fd, _configure(b"fuse", os.fsencode(shown or source), options, flags), False)
         options |= {b"blksize": b"%d" % BLOCK_BYTES}
         if not is_url(source) and stat.S_ISBLK(os.stat(source).st_mode):
             return Connection(fd, _configure(b"fuseblk", os.fsencode(source), options, flags), True)
-        return Connection(fd, _image_superblock(source, options, flags), True)
+        return Connection(fd, _image_superblock(shown or source, options, flags), True)
     except BaseException:
         os.close(fd)
         raise

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
-from lab import cgroups, loops, remains
 from lab.place import Place
+from lab.remains import left_behind
+from lab.remains import room_pids as pids_of
+
+__all__ = ["assert_gone", "left_behind", "pids_of", "wait_until"]
 
 POLL_S = 0.005
 PATIENCE_S = 20.0
@@ -21,25 +22,6 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = PATI
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout_s} s for: {what}"
         time.sleep(POLL_S)
-
-
-def pids_of(place: Place) -> set[int]:
-    """Every process of a room that is up, its keeper included."""
-    processes = place.processes()
-    top = remains._room_namespace(processes)
-    return {p.pid for p in processes} | (set(remains.pids_below(top)) if top else set())
-
-
-def left_behind(place: Place, pids: set[int]) -> list[str]:
-    """What is still there of a room that should be gone."""
-    found = [f"process {pid}" for pid in sorted(pids) if remains.alive(pid)]
-    found += [f"/dev/loop{n} on {image}" for n, image in loops.below(str(place.path)).items()]
-    for path in (str(place.path), str(place.base / f"{place.name}.lock"), cgroups.path_of(place.name)):
-        found += [path] if path and os.path.exists(path) else []
-    found += [f"mount {line}" for line in Path("/proc/self/mountinfo").read_text().splitlines()
-              if str(place.path) in line]
-    # A network or mount namespace lives as long as a process is in it, or a file bound over it: the latter is a mount.
-    return found
 
 
 def assert_gone(place: Place, pids: set[int], why: str = "") -> None:

@@ -14,7 +14,7 @@ import sys
 
 from gfs2py import words
 from gfs2py.fuse import _mount, control
-from gfs2py.sources import canonical
+from gfs2py.sources import canonical, same
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def find(target: str) -> control.MountEntry | None:
     if entry is not None:
         return entry
     source = canonical(target)
-    entries = [m for m in control.mounts() if m.source == source and m.fs_type.endswith(".gfs2")]
+    entries = [m for m in control.mounts() if m.fs_type.endswith(".gfs2") and same(m.source, source)]
     return entries[-1] if entries else None
 
 
