@@ -24,7 +24,7 @@ from cman.protocol import CmanError, Unreachable
 pytestmark = pytest.mark.slow
 
 STATUS_FIELDS = ["Version", "Config Version", "Cluster Name", "Cluster Id", "Cluster Member", "Cluster Generation",
-                 "Membership state", "Nodes", "Expected votes", "Total votes", "Node votes", "Quorum",
+                 "Membership state", "Nodes", "Expected votes", "Total votes", "Quorum",
                  "Active subsystems", "Flags", "Ports Bound", "Node name", "Node ID", "Multicast addresses",
                  "Node addresses"]
 

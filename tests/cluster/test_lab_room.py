@@ -154,12 +154,15 @@ def test_what_a_node_does_itself(whole: Lab, word: str, state: str) -> None:
 
 
 def test_a_crashed_node_stays_under_power(whole: Lab) -> None:
+    boots = {m["name"]: m for m in whole.status()["machines"]}["web2"]["boots"]
     whole.power("crash", "web2")
     assert whole.exec("web2", ["true"]).stderr == "lab: web2 is crashed (by request)\n"
-    whole.power("on", "web2")
+    assert fence(whole, "on", "2").returncode == 0
     assert whole.exec("web2", ["true"]).returncode == 125, "a machine that hangs does not boot because power stays on"
-    whole.power("cycle", "web2")
-    assert whole.exec("web2", ["true"]).returncode == 0
+    whole.power("on", "web2")
+    assert whole.exec("web2", ["true"]).returncode == 0, "a person who switches it on resets it, too"
+    whole.power("on", "web2")
+    assert {m["name"]: m for m in whole.status()["machines"]}["web2"]["boots"] == boots + 1, "it was up already"
 
 
 def test_partition_and_heal(whole: Lab) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import subprocess
 import threading
@@ -100,6 +101,19 @@ def test_one_sees_what_the_other_did(parking: bool) -> None:
         two.unlink("e/h")
         one.rmdir("e")
         assert three.listdir() == one.listdir()
+    assert c.findings() == []
+
+
+def test_a_file_that_another_node_made_first_is_opened() -> None:
+    """open(2) with O_CREAT whose lookup came too early: the kernel looks again at ESTALE, and opens what is there."""
+    with Cluster(2, 3) as c:
+        one, two = c.nodes[0].volume, c.nodes[1].volume
+        one.create("f", b"content")
+        for flags, number in ((os.O_RDWR, errno.ESTALE), (os.O_RDWR | os.O_EXCL, errno.EEXIST)):
+            with pytest.raises(OSError) as e:
+                two.calls.create(1, b"f", flags=flags)
+            assert e.value.errno == number
+        assert two.read("f") == b"content"
     assert c.findings() == []
 
 

@@ -206,14 +206,13 @@ def wait(words: Words) -> None:
 
 
 def status_lines(version: str, c: Cluster) -> list[str]:
-    """`cman_tool status`: the fields of RHEL 5 and 6 in their order."""
+    """`cman_tool status`: the fields of RHEL 5 in their order (--json has the node's own votes as well)."""
     lines = [f"Version: {version}", f"Config Version: {c.config_version}", f"Cluster Name: {c.name}",
              f"Cluster Id: {c.cluster_id}", "Cluster Member: Yes", f"Cluster Generation: {c.generation}",
              f"Membership state: {c.state}", f"Nodes: {len(c.members)}", f"Expected votes: {c.expected_votes}"]
     if c.disk_votes:
         lines.append(f"Quorum device votes: {c.disk_votes}")
-    return [*lines, f"Total votes: {c.total_votes}", f"Node votes: {c.node_votes}",
-            f"Quorum: {c.quorum} {'' if c.quorate else 'Activity blocked'}".rstrip(),
+    return [*lines, f"Total votes: {c.total_votes}", f"Quorum: {c.quorum} {'' if c.quorate else 'Activity blocked'}".rstrip(),
             f"Active subsystems: {c.subsystems}", f"Flags: {' '.join(c.flags)}".rstrip(),
             f"Ports Bound: {' '.join(map(str, c.ports))}".rstrip(), f"Node name: {c.node_name}",
             f"Node ID: {c.nodeid}", f"Multicast addresses: {c.multicast}".rstrip(),

@@ -88,9 +88,11 @@ def _join() -> None:
 
 
 def _quorum() -> None:
-    limit = float(os.environ.get("CMAN_QUORUM_TIMEOUT") or QUORUM_LIMIT_S)
-    if limit:
-        _wait(time.monotonic() + limit, "quorum", True)
+    _wait(time.monotonic() + _quorum_limit_s(), "quorum", True)
+
+
+def _quorum_limit_s() -> float:
+    return float(os.environ.get("CMAN_QUORUM_TIMEOUT") or QUORUM_LIMIT_S)
 
 
 def _leave() -> None:
@@ -106,9 +108,9 @@ def _leave() -> None:
 
 
 def cman_start() -> int:
-    return run("Starting cluster", [("Checking configuration...", _check_configuration),
-                                    ("Starting cman...", _start_cman), ("Joining cluster...", _join),
-                                    ("Waiting for quorum...", _quorum)])
+    steps = [("Checking configuration...", _check_configuration), ("Starting cman...", _start_cman),
+             ("Joining cluster...", _join)]
+    return run("Starting cluster", [*steps, ("Waiting for quorum...", _quorum)] if _quorum_limit_s() else steps)
 
 
 def cman_stop() -> int:

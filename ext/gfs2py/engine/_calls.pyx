@@ -189,8 +189,8 @@ cdef class Calls:
         with nogil:
             self.handle.ops.forget(self.handle.fs, node, n)
 
-    def create(self, uint64_t parent, bytes name not None, uint32_t mode=0o644):
-        """(node, fh, Attr) of a new file, open."""
+    def create(self, uint64_t parent, bytes name not None, uint32_t mode=0o644, uint32_t flags=0o202):
+        """(node, fh, Attr) of a new file, open. flags: those of open(2), O_RDWR | O_EXCL unless given."""
         cdef fs_req rq
         cdef fs_entry e
         cdef fs_open fo
@@ -200,7 +200,7 @@ cdef class Calls:
         self._req(&rq)
         with nogil:
             while True:
-                err = self.handle.ops.create(self.handle.fs, &rq, parent, p, n, mode, 2, &e, &fo)
+                err = self.handle.ops.create(self.handle.fs, &rq, parent, p, n, mode, flags, &e, &fo)
                 if park_wait(self.handle, err, &self.parking, &rq):
                     break
         _fail(err, name)

@@ -24,11 +24,11 @@ from gfs2py.ondisk._ondisk cimport GFS2_DIF_IMMUTABLE
 cdef extern from "<fcntl.h>" nogil:
     int F_UNLCK
 cdef extern from "<errno.h>" nogil:
-    int EINVAL, EIO, ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR, EOPNOTSUPP, EPERM, ESTALE, ENODATA, ENOLCK
+    int EEXIST, EINVAL, EIO, ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR, EOPNOTSUPP, EPERM, ESTALE, ENODATA, ENOLCK
 cdef extern from "<sys/stat.h>" nogil:
     uint32_t S_IFMT, S_IFDIR, S_IFREG, S_IFLNK, S_IFBLK, S_IFCHR, S_IFIFO, S_IFSOCK, S_ISGID
 cdef extern from "<fcntl.h>" nogil:
-    uint32_t O_ACCMODE, O_RDONLY, O_NOATIME
+    uint32_t O_ACCMODE, O_EXCL, O_RDONLY, O_NOATIME
 
 cdef enum:
     COLLECT_BYTES = 65536           # names of one readdir round
@@ -313,6 +313,10 @@ cdef int do_create(void* p, fs_req* rq, uint64_t parent, const char* name, uint3
     memset(&want, 0, sizeof(want))
     want.mode = S_IFREG | (mode & <uint32_t>0o7777)
     err = _new_entry(fs, rq, parent, name, namelen, &want, out, &ip)
+    if err == -EEXIST and not flags & O_EXCL:
+        # Another node was faster than this open(2), whose lookup found nothing. The kernel takes what comes from here for
+        # new (neither access nor O_TRUNC would be looked at), so it is sent back to look again, as ESTALE makes it do.
+        return -ESTALE
     return err if err else _created(fs, ip, flags, out, fo)
 
 

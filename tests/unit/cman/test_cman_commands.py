@@ -26,7 +26,6 @@ Nodes: 3
 Expected votes: 6
 Quorum device votes: 2
 Total votes: 5
-Node votes: 1
 Quorum: 3
 Active subsystems: 9
 Flags: Dirty
