@@ -32,8 +32,9 @@ class Wrong(Exception):
 
 
 def record(node: str, number: int) -> bytes:
-    """A line of RECORD_BYTES that tells its writer, and twice its number: half of one cannot pass for a whole."""
-    return f"{node} {number:010d} ".encode().ljust(RECORD_BYTES - 11, b".") + f"{number:010d}\n".encode()
+    """A line of RECORD_BYTES that tells its writer and number twice: half of one cannot pass for a whole."""
+    name = f"{node} {number:010d}".encode()
+    return name + b" ".ljust(RECORD_BYTES - 2 * len(name) - 1, b".") + name + b"\n"
 
 
 def content(name: str) -> bytes:

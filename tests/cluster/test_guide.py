@@ -69,7 +69,8 @@ def typed(room: Lab, node: str, command: str, status: int = 0) -> str:
 
 def plain(text: str) -> str:
     """Without what differs from run to run: dates, generations, counts; and without blanks at the ends of lines."""
-    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d|[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}", "DATE", text)
+    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "DATE", text)
+    text = re.sub(r"[A-Z][a-z]{2} [A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d \d{4}", "DATE", text)
     text = re.sub(r"(?m)^(Cluster Generation|Active subsystems): \d+$", r"\1: N", text)
     text = re.sub(r"(?m)^( +\d   [MX]  )( *)(\d+)   ", r"\1    N   ", text)
     return re.sub(r"(?m) +$", "", text)

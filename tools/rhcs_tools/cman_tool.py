@@ -212,7 +212,8 @@ def status_lines(version: str, c: Cluster) -> list[str]:
              f"Membership state: {c.state}", f"Nodes: {len(c.members)}", f"Expected votes: {c.expected_votes}"]
     if c.disk_votes:
         lines.append(f"Quorum device votes: {c.disk_votes}")
-    return [*lines, f"Total votes: {c.total_votes}", f"Quorum: {c.quorum} {'' if c.quorate else 'Activity blocked'}".rstrip(),
+    return [*lines, f"Total votes: {c.total_votes}",
+            f"Quorum: {c.quorum} {'' if c.quorate else 'Activity blocked'}".rstrip(),
             f"Active subsystems: {c.subsystems}", f"Flags: {' '.join(c.flags)}".rstrip(),
             f"Ports Bound: {' '.join(map(str, c.ports))}".rstrip(), f"Node name: {c.node_name}",
             f"Node ID: {c.nodeid}", f"Multicast addresses: {c.multicast}".rstrip(),
