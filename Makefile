@@ -12,7 +12,7 @@ JOBS ?= $(shell nproc)
 SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 
 DEBS_BUILD := gcc libc6-dev linux-libc-dev zlib1g-dev libiscsi-dev python3-dev python3-venv util-linux mount
-DEBS_DEMO := gfs2-utils
+DEBS_DEMO := gfs2-utils iproute2 nftables
 DEBS_LAB := iproute2 nftables iputils-ping tgt fence-agents telnet
 DEBS_TEST := gfs2-utils qemu-system-x86 attr acl e2fsprogs fio xz-utils zstd procps hostname $(DEBS_LAB)
 DEBS_BENCH := gfs2-utils e2fsprogs fuse2fs fio bindfs ntfs-3g fuse3
@@ -49,8 +49,14 @@ $(VENV)/.installed: pyproject.toml setup.py requirements.txt README.md Makefile 
 dev: build
 	@ci/bootstrap.sh dev
 
+# DISK=iscsi: the shared disk comes from Debian's tgt; NODES=n; DEMO_ARGS="--keep" leaves the cluster running.
 .PHONY: demo
-demo: build ## format, mount, fill, read back, unmount and check an image
+demo: build ## the guide's cluster on this machine: start, mount everywhere, write from all, check
+	@ci/bootstrap.sh debs $(DEBS_DEMO) $(if $(filter iscsi,$(DISK)),tgt)
+	@$(VENV)/bin/lab demo $(if $(DISK),--disk $(DISK)) $(if $(NODES),--nodes $(NODES)) $(DEMO_ARGS)
+
+.PHONY: demo-one
+demo-one: build ## one node, an image: format, mount, fill, read back, unmount and check it
 	@ci/bootstrap.sh debs $(DEBS_DEMO)
 	@$(PY) -m rhcs_tools.demo $(DEMO_ARGS)
 

@@ -377,7 +377,7 @@ def test_iscsi_target() -> None:
         # As typed with any other disk.
         room.exec("web1", ["mkfs.gfs2", "-O", "-p", "lock_nolock", "-j", "1", "/dev/sdb5"], check=True)
         room.exec("web1", ["mount", "-t", "gfs2", "/dev/sdb5", "/gfs2"], check=True)
-        room.exec("web1", ["sh", "-c", "echo shared > /gfs2/a && umount /gfs2"], check=True)
+        room.exec("web1", ["sh", "-c", "echo shared > /gfs2/a && umount /dev/sdb5"], check=True)
         room.exec("web2", ["mount", "-t", "gfs2", "/dev/sdb5", "/gfs2"], check=True)
         assert room.exec("web2", ["cat", "/gfs2/a"]).stdout == "shared\n"
         room.exec("web2", ["umount", "/gfs2"], check=True)

@@ -314,8 +314,8 @@ cdef int do_create(void* p, fs_req* rq, uint64_t parent, const char* name, uint3
     want.mode = S_IFREG | (mode & <uint32_t>0o7777)
     err = _new_entry(fs, rq, parent, name, namelen, &want, out, &ip)
     if err == -EEXIST and not flags & O_EXCL:
-        # Another node was faster than this open(2), whose lookup found nothing. The kernel takes what comes from here for
-        # new (neither access nor O_TRUNC would be looked at), so it is sent back to look again, as ESTALE makes it do.
+        # Another node was faster than this open(2), whose lookup found nothing. The kernel takes what it gets from here
+        # for new (neither access nor O_TRUNC would be looked at): it is sent to look again, as ESTALE makes it do.
         return -ESTALE
     return err if err else _created(fs, ip, flags, out, fo)
 

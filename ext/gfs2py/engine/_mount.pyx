@@ -382,8 +382,8 @@ cdef class Gfs2(FileSystemHandle):
 
     cdef _choose_journal(self, int jid):
         if jid >= self.journals and self.m.sd.gls != NULL:
-            raise MountError(EUSERS, f"no journal is free: the file system has {self.journals}, and other nodes have taken "
-                             "them (gfs2_jadd adds more)")
+            raise MountError(EUSERS, f"no journal is free: the file system has {self.journals}, and other nodes have "
+                             "taken them (gfs2_jadd adds more)")
         if not 0 <= jid < self.journals:
             raise MountError(EUSERS, f"journal {jid} was asked for, but there are only {self.journals} journals "
                              "(gfs2_jadd adds more)")
