@@ -16,6 +16,7 @@ DEBS_DEMO := gfs2-utils iproute2 nftables
 DEBS_LAB := iproute2 nftables iputils-ping tgt fence-agents telnet
 DEBS_TEST := gfs2-utils qemu-system-x86 attr acl e2fsprogs fio xz-utils zstd procps hostname $(DEBS_LAB)
 DEBS_BENCH := gfs2-utils e2fsprogs fuse2fs fio bindfs ntfs-3g fuse3
+DEBS_BENCH_CLUSTER := $(DEBS_LAB) e2fsprogs glusterfs-server glusterfs-client
 
 # Where `make install` puts the helpers that mount(8) and umount(8) look for.
 DESTDIR ?=
@@ -76,6 +77,7 @@ test: lint ## everything that CI runs
 	$(PY) -m bench.tools --smoke
 	$(PY) -m bench.locks --smoke
 	$(PY) -m bench.messages --smoke
+	$(PY) -m bench.cluster --smoke
 
 .PHONY: quick
 quick: dev ## the tests that need neither a mount nor a kernel nor half a minute
@@ -98,6 +100,11 @@ bench: dev ## measure against other file systems: JSON lines and a markdown tabl
 	$(VENV)/bin/pytest -q -p no:cacheprovider bench/bench_kernels.py
 	$(PY) -m bench $(BENCH_ARGS)
 	$(PY) -m bench.locks
+
+.PHONY: bench-cluster
+bench-cluster: dev ## the same for one to four nodes, beside GlusterFS; BENCH_ARGS as above
+	@ci/bootstrap.sh debs $(DEBS_BENCH_CLUSTER)
+	$(PY) -m bench.cluster $(BENCH_ARGS)
 
 .PHONY: install
 install: build ## put mount helpers and cluster commands into /sbin, and the systemd units in their place

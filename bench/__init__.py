@@ -7,5 +7,6 @@
   report.py   JSON lines, and a markdown table with ratios
   tools.py    mkfs.gfs2 and fsck.gfs2 beside gfs2-utils (python -m bench.tools)
   population.py   an image with many files, made in process
+  cluster/    several nodes of the lab and one file system, beside GlusterFS (python -m bench.cluster)
   bench_kernels.py   the engine's kernels alone, by pytest-benchmark
 """

@@ -1,9 +1,10 @@
 """What a lock costs: remote grants and conversions beside a plain TCP round trip over the same link, in one run.
 
-Two processes, each a node, on two loopback addresses. Every row is measured in rounds that take turns, so that a busy
+Two processes, each a node, on two loopback addresses (or one of the two, on an address of its own: bench.cluster has
+them in two namespaces). Every row is measured in rounds that take turns, so that a busy
 moment of the machine meets all rows alike; the table has medians and the ratio to the TCP row of the same run.
 
-    python -m bench.locks [--smoke] [--rounds N] [--count N]
+    python -m bench.locks [--smoke] [--rounds N] [--count N] [--side 1|2 --addresses A,B --ports DLM1,DLM2,ECHO]
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import contextlib
 import json
 import os
 import random
+import signal
 import socket
 import statistics
 import sys
@@ -29,10 +31,11 @@ from dlm.locks import Lock, Lockspace
 from dlm.node import DlmNode, open_node
 from dlm.transport import Node
 
-ADDRESS = {1: "127.0.0.1", 2: "127.0.0.2"}
+LOOPBACK = ("127.0.0.1", "127.0.0.2")
 SPACE_ID = 0x10c5
 PACKET_BYTES = 116              # of a request with its envelope and a name of four bytes
 START_LIMIT_S = 20.0
+GREETING = b"!"
 
 
 @dataclass
@@ -70,13 +73,12 @@ async def give_way(held: Lock) -> None:
         await held.convert(LockMode.EX)
 
 
-async def other_side(nodes: list[Node], echo: socket.socket, ready: int) -> None:
+async def other_side(nodes: list[Node], echo: socket.socket) -> None:
     """Node 2: masters what is asked of it, gives way where it holds, and echoes."""
     async with member(nodes, 2) as (_, space), trio.open_nursery() as nursery:
         for i in range(8):
             await space.lock(f"far{i}", LockMode.NL)
         nursery.start_soon(give_way, await space.lock("turn", LockMode.EX))
-        os.close(ready)
         await trio.to_thread.run_sync(serve_echo, echo, abandon_on_cancel=True)
         nursery.cancel_scope.cancel()
 
@@ -85,6 +87,7 @@ def serve_echo(echo: socket.socket) -> None:
     connection, _ = echo.accept()
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with connection:
+        connection.sendall(GREETING)        # we have our locks
         while data := connection.recv(4096):
             connection.sendall(data)
 
@@ -128,11 +131,27 @@ async def rows_of(space: Lockspace, link: socket.socket) -> list[Row]:
             Row("local convert up and down", local_convert), Row("local lock and unlock", local_lock)]
 
 
-async def measure(nodes: list[Node], echo_port: int, ready: int, rounds: int, count: int) -> list[Row]:
+def echo_link(nodes: list[Node], port: int) -> socket.socket:
+    """A connection to the other side, which has its locks. Raises OSError."""
+    deadline = time.monotonic() + START_LIMIT_S
+    while True:
+        try:
+            link = socket.create_connection((nodes[1].address, port), START_LIMIT_S)
+            break
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+    link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if link.recv(1) != GREETING:
+        raise ConnectionError("the other side went away")
+    link.settimeout(None)
+    return link
+
+
+async def measure(nodes: list[Node], echo_port: int, rounds: int, count: int) -> list[Row]:
     async with member(nodes, 1) as (_, space):
-        await trio.to_thread.run_sync(os.read, ready, 1)        # its end: the other node has its locks
-        with socket.create_connection((ADDRESS[2], echo_port)) as link:
-            link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with await trio.to_thread.run_sync(echo_link, nodes, echo_port) as link:
             rows = await rows_of(space, link)
             masters = {r.name: r.master for r in space.dump()}
             if (masters[b"far0"], masters[b"turn"], masters[b"near"]) != (2, 2, 1):
@@ -168,34 +187,57 @@ def options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="seconds of it: does every row still run?")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--count", type=int, default=500, help="operations of each row per round")
-    return parser.parse_args(argv)
+    parser.add_argument("--side", type=int, choices=(1, 2), help="be only this node: 1 measures, 2 is measured")
+    parser.add_argument("--addresses", type=lambda text: text.split(","), help="of both nodes")
+    parser.add_argument("--ports", type=lambda text: [int(p) for p in text.split(",")],
+                        help="of both nodes' lock managers, and of the second one's echo")
+    args = parser.parse_args(argv)
+    if args.side and (len(args.addresses or ()) != 2 or len(args.ports or ()) != 3):
+        parser.error("--side needs two addresses and three ports")
+    return args
+
+
+def listen(address: str, port: int) -> socket.socket:
+    echo = socket.socket()
+    echo.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    echo.bind((address, port))
+    echo.listen(1)
+    return echo
+
+
+def both(args: argparse.Namespace) -> list[Row]:
+    """Two processes on the loopback."""
+    nodes = [Node(i, a, free_port(a)) for i, a in enumerate(LOOPBACK, 1)]
+    with listen(nodes[1].address, 0) as echo:
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                trio.run(other_side, nodes, echo)
+                status = 0
+            finally:
+                os._exit(status)
+        try:
+            return trio.run(measure, nodes, echo.getsockname()[1], args.rounds, args.count)
+        finally:
+            os.kill(child, signal.SIGTERM)
+            os.waitpid(child, 0)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = options(argv)
     if args.smoke:
         args.rounds, args.count = 2, 50
-    nodes = [Node(i, a, free_port(a)) for i, a in ADDRESS.items()]
-    with socket.socket() as echo:
-        echo.bind((ADDRESS[2], 0))
-        echo.listen(1)
-        wait_ready, ready = os.pipe()
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                os.close(wait_ready)
-                trio.run(other_side, nodes, echo, ready)
-                status = 0
-            finally:
-                os._exit(status)
-        os.close(ready)
-        try:
-            rows = trio.run(measure, nodes, echo.getsockname()[1], wait_ready, args.rounds, args.count)
-        finally:
-            os.kill(child, 15)
-            os.waitpid(child, 0)
-    report(rows)
+    if not args.side:
+        report(both(args))
+        return 0
+    *ports, echo_port = args.ports
+    nodes = [Node(i, a, p) for i, (a, p) in enumerate(zip(args.addresses, ports, strict=True), 1)]
+    if args.side == 1:
+        report(trio.run(measure, nodes, echo_port, args.rounds, args.count))
+    else:
+        with listen(nodes[1].address, echo_port) as echo:
+            trio.run(other_side, nodes, echo)
     return 0
 
 

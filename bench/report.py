@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 OURS = "gfs2py"
+LESS_IS_BETTER = ("s", "ms", "us", "us/op", "us/MiB", "1/op", "1/MiB", "%")
 
 
 @dataclass
@@ -48,14 +49,14 @@ def table(results: Results, peers: Iterable[str]) -> str:
     for name, by_peer in results.items():
         cells = []
         ours = statistics.median(by_peer[OURS].values) if OURS in by_peer else None
+        unit = next(iter(by_peer.values())).unit
         for peer in columns:
             if peer not in by_peer:
                 cells.append("-")
                 continue
             value = statistics.median(by_peer[peer].values)
-            ratio = f" ({ours / value:.2f})" if ours and value and peer != OURS else ""
-            cells.append(short(value) + ratio)
-        unit = next(iter(by_peer.values())).unit
+            ahead = value / ours if ours and unit in LESS_IS_BETTER else (ours or 0) / value if value else 0
+            cells.append(short(value) + (f" ({ahead:.2f})" if ahead and peer != OURS else ""))
         out.append(f"| {name} | {unit} | " + " | ".join(cells) + " |")
     return "\n".join(out)
 
