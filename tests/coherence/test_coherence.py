@@ -144,6 +144,36 @@ def test_open_and_unlinked_elsewhere() -> None:
     assert alone.findings() == []
 
 
+def test_several_know_an_unlinked_file() -> None:
+    """Whoever is the last to know it deletes it; several that let go at the same moment do not delete it twice."""
+    files, rounds = 60, 4
+    with Cluster(3, 8, delay_s=0.0005) as c:
+        one, others = c.nodes[0].volume, [c.nodes[n].volume for n in (1, 2)]
+        for number in range(rounds):
+            names = [b"f%d-%d" % (number, i) for i in range(files)]
+            for name in names:
+                one.create(name, b"content")
+            known = [[v.calls.lookup(1, name)[0] for name in names] for v in others]
+            for name in names:
+                one.unlink(name)
+
+            def forget(n: int, known: list[list[int]] = known) -> None:
+                for node in known[n]:
+                    others[n].calls.forget(node)
+                others[n].fs.drain()
+
+            threads = [threading.Thread(target=forget, args=(n,)) for n in (0, 1)]
+            for thread in threads:
+                thread.start()
+            one.fs.drain()
+            for thread in threads:
+                thread.join()
+            if why := [w for w in c.withdrawn().values() if w]:
+                c.abandon()
+                pytest.fail(why[0])
+    assert c.findings() == []
+
+
 @pytest.mark.parametrize(("known", "at", "field"), [(False, 0, "mh_magic"), (True, 0, "mh_magic"),
                                                     (False, 4, "mh_type"), (True, 32, "no_addr")])
 def test_a_damaged_dinode_withdraws(known: bool, at: int, field: str) -> None:

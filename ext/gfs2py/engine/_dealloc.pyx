@@ -49,18 +49,25 @@ cdef bint _nobody_has(opctx* cx, uint64_t addr) noexcept nogil:
     return False
 
 
+cdef bint _still_unlinked(opctx* cx, uint64_t addr) noexcept nogil:
+    """With its glocks held: nobody else has deleted it."""
+    return cx.sd.gls == NULL or rgrp_blk_state(cx, addr) == GFS2_BLKST_UNLINKED
+
+
 cdef inode* _take(opctx* cx, uint64_t addr) noexcept nogil:
     """The inode, referenced, locked EX and stripped, if it is to be deleted; else NULL.
 
     An address may be queued twice (by its last forget and by a scan). So the bitmap is asked before the block is read
-    as a dinode: by now it may be anything. Only this thread frees dinodes, so UNLINKED stays true until we change it.
+    as a dinode: by now it may be anything. With one node only this thread frees dinodes, so UNLINKED stays true until
+    we change it; with several another one may have deleted the inode while we waited for its lock, and what it left in
+    the block still looks like an inode: under the lock the bitmap is asked again.
     """
     cdef inode* ip = NULL
     if rgrp_blk_state(cx, addr) != GFS2_BLKST_UNLINKED or inode_get(cx.sd, addr, &ip):
         return NULL
     if inode_lock(cx, ip, LM_ST_EXCLUSIVE) == 0:
         if ip.nlink == 0 and _nobody_has(cx, addr):
-            if _strip(cx, ip) == 0:
+            if _still_unlinked(cx, addr) and _strip(cx, ip) == 0:
                 return ip
             if cx.sd.gls != NULL:
                 iopen_done(cx, addr)
