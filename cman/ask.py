@@ -12,7 +12,7 @@ from types import TracebackType
 
 from cman import protocol
 from cman.protocol import Message, Unreachable
-from cman.views import Cluster, Node
+from cman.views import Cluster, FenceDomainView, Node
 
 ANSWER_LIMIT_S = 10.0
 _READ_BYTES = 64 << 10
@@ -79,6 +79,9 @@ class Asker:
 
     def nodes(self) -> list[Node]:
         return [Node.of(n) for n in self.ask("nodes")["nodes"]]
+
+    def fence_domain(self) -> FenceDomainView:
+        return FenceDomainView.of(self.ask("fence-domain"))
 
     def configuration(self) -> tuple[int, bytes]:
         told = self.ask("config")

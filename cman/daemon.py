@@ -26,6 +26,9 @@ from cman.ask import socket_path
 from cman.ccs import spread, store
 from cman.ccs.load import Config
 from cman.ccs.problems import ConfigError
+from cman.fence import domain as fence
+from cman.fence.plan import unfencing
+from cman.fence.shell import Shell
 from cman.handlers import Handlers
 from cman.logs import start_log
 from cman.network import NetworkError, Place, find_me, locate
@@ -53,7 +56,8 @@ class Daemon:
 
     def __init__(self, config: Config, place: Place, state: StateDirectory, options: argparse.Namespace) -> None:
         """Raises Unstartable, StateError."""
-        self.node = NodeMachine(place.me.nodeid, config, state.ring_seq(), lambda: int(time.time()))
+        self.node = NodeMachine(place.me.nodeid, config, state.ring_seq(), lambda: int(time.time()),
+                                fencing=not options.no_fencing)
         self.addresses: Mapping[int, str] = place.addresses
         self.config_path: Path = options.config
         self._place, self._state, self._options = place, state, options
@@ -66,6 +70,7 @@ class Daemon:
         self._why = ""
         self._said_votes = False
         self._server = Server()
+        self.fencing = Shell(self, Path(config.text("fence_daemon", "override_path") or ""))
         self._handlers = Handlers(self, self._server.clients)
 
     # What the handlers ask of their owner
@@ -94,6 +99,22 @@ class Daemon:
         finally:
             self._updates.pop(number, None)
 
+    def fence_result(self, nodeid: int, success: bool, says: str) -> None:
+        """What the agents made of it."""
+        self.node.fence_result(nodeid, success, says, self.now())
+        self.pump()
+
+    def vouched(self, name: str) -> None:
+        """A human says that a node is off."""
+        found = self.node.config.node(name)
+        if found is None:
+            log.warning("fence_ack_manual names %r, which is no node of this cluster", name)
+        elif found.nodeid in self.node.members:
+            log.warning("fence_ack_manual names %s, which is a member: it is not off", name)
+        else:
+            self.node.control(self.now(), t="fenced", node=found.nodeid, by="a human")
+            self.pump()
+
     def pump(self) -> None:
         """Do all effects, and those that come of doing them, in order; look whether the timer moved."""
         self._carrier.drain()
@@ -112,7 +133,15 @@ class Daemon:
                 logging.getLogger(f"cman.{part}").log(logging.WARNING if warning else logging.INFO, "%s", text)
             case totem.StoreRingSeq(seq):
                 self._state.store_ring_seq(seq)
+            case fence.FenceStart():
+                self.fencing.start(effect)
+            case fence.FenceStop():
+                self.fencing.stop(effect)
+            case fence.FenceOver():
+                self.fencing.over(effect)
             case Changed():
+                self.fencing.need_word(any(v.tries or not self.node.fence.methods(v.nodeid)
+                                           for v in self.node.fence.victims.values()))
                 self._say_votes()
                 self._handlers.changed()
             case spread.Adopt(config):
@@ -160,6 +189,11 @@ class Daemon:
 
     async def run(self, place: SocketPlace) -> str:
         """Until this node has left or must end; why it ended, empty for a leave in order."""
+        if steps := unfencing(self.node.config, self.node.me):
+            outcome = await self.fencing.unfence(steps)
+            if not outcome.success:
+                return f"unfencing of this node failed: {outcome.says}"
+            log.info("unfenced by %s", outcome.says)
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
                 try:
@@ -169,6 +203,7 @@ class Daemon:
                             f"{self.multicast_address()}: {e.strerror}")
                 nursery.start_soon(self._server.run, place.listener, self._handlers.table(), self._handlers.gone)
                 nursery.start_soon(self._signals, signals)
+                nursery.start_soon(self.fencing.run)
                 notify("READY=1", f"STATUS=member of {self.node.config.name}")
                 await self._ended.wait()
                 place.release()
@@ -202,6 +237,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("-v", "--votes", type=int, help="of this node, instead of the configuration's")
     p.add_argument("-e", "--expected", type=int, metavar="VOTES", help="of the cluster, instead of the configuration's")
     p.add_argument("-k", "--key", type=Path, metavar="FILE", help="instead of the configuration's")
+    p.add_argument("--no-fencing", action="store_true", help="leave fencing to the other nodes")
     p.add_argument("-P", "--no-priority", action="store_true", help="no real-time priority")
     p.add_argument("-d", "--debug", action="store_true", help="log what developers want to know")
     p.add_argument("--syslog", action="store_true", help="log to syslog, too")

@@ -16,10 +16,12 @@ from cman.ccs import spread, store
 from cman.ccs.load import Config, load
 from cman.ccs.problems import ConfigError
 from cman.ccs.settings import VOTES_MAX
+from cman.fence.domain import FenceOver
+from cman.fence.shell import Shell
 from cman.node import NodeMachine, State
 from cman.protocol import Arguments, CmanError
 from cman.server import Client, Handler
-from cman.views import Cluster
+from cman.views import Cluster, FenceDomainView, VictimView
 
 log = logging.getLogger("cman.CMAN")
 
@@ -43,6 +45,7 @@ class Owner(Protocol):
     async def finished(self, number: int) -> spread.Finished: ...
     async def ended(self) -> None: ...
     def multicast_address(self) -> str: ...
+    fencing: Shell
     def set_debug(self, level: int) -> None: ...
 
 
@@ -68,7 +71,7 @@ class Handlers:
                 "join": self.join, "leave": self.leave, "mcast": self.mcast, "register": self.register,
                 "unregister": self.unregister, "services": self.services, "leave-cluster": self.leave_cluster,
                 "kill": self.kill, "votes": self.votes, "expected": self.expected, "fenced": self.fenced,
-                "debug": self.debug}
+                "fence": self.fence, "fence-domain": self.fence_domain, "debug": self.debug}
 
     # What is so
 
@@ -315,6 +318,37 @@ class Handlers:
         self._owner.node.control(self._owner.now(), t="fenced", node=nodeid, by=agent)
         self._owner.pump()
         return _NOTHING
+
+    async def fence(self, client: Client, arguments: Arguments) -> Mapping[str, object]:
+        """Have this node fence another, whatever that is; answered when the agents are through."""
+        nodeid = self._find(protocol.text(arguments, "node"))
+        self._need_member()
+        if nodeid == self._owner.node.me:
+            raise CmanError(protocol.BAD_ARGUMENT, "a node does not fence itself")
+        try:
+            self._owner.node.ask_fence(nodeid, self._owner.now())
+        except ValueError as e:
+            raise CmanError(protocol.FAILED, str(e)) from None
+        async with trio.open_nursery() as nursery:      # wait first: the effects may end it at once
+            told: list[FenceOver] = []
+
+            async def wait() -> None:
+                told.append(await self._owner.fencing.wait(nodeid))
+
+            nursery.start_soon(wait)
+            await trio.lowlevel.checkpoint()
+            self._owner.pump()
+        if not told[0].success:
+            raise CmanError(protocol.FAILED, told[0].says)
+        return {"by": told[0].says}
+
+    async def fence_domain(self, client: Client, arguments: Arguments) -> Mapping[str, object]:
+        domain, now = self._owner.node.fence, self._owner.now()
+        return dataclasses.asdict(FenceDomainView(
+            list(domain.members), domain.master, domain.acting,
+            [VictimView(v.nodeid, domain.name(v.nodeid), v.lost, v.stage.value, v.claimed_by, v.tries, v.says,
+                        domain.waits_for(v), max(0, now - v.since_ns) // 1_000_000)
+             for v in domain.victims.values()], list(domain.history)))
 
     async def debug(self, client: Client, arguments: Arguments) -> Mapping[str, object]:
         self._owner.set_debug(protocol.whole(arguments, "level", 0, 255))

@@ -6,7 +6,8 @@ Every payload that totem carries begins with a byte that says whose it is:
        {"t": "leave", "remove": bool}        the sender goes in peace
        {"t": "kill", "node": id}             that node ends at once, without a goodbye
        {"t": "votes", "node": id, "votes": n}    {"t": "expected", "votes": n}
-       {"t": "fenced", "node": id, "by": agent}
+       {"t": "fencing", "node": id, "asked": bool}   {"t": "unfenced", "node": id, "says": why}   (cman.fence.domain)
+       {"t": "fenced", "node": id, "by": agent, "asked": bool, "view": n}    counts only in the ring it was said in
        {"t": "life", "view": n, "ring": [seq, rep], "quorate": bool, "dirty": bool, "out": [id], "uncounted": [id],
         "expected": n or None, "votes": {id: n}}      where the sender comes from, and how it counts votes
 
@@ -36,6 +37,8 @@ from cman import cpg, totem
 from cman.ccs import spread
 from cman.ccs.load import Config
 from cman.ccs.settings import NODES_MAX, VOTES_MAX
+from cman.fence import domain as fence
+from cman.fence.plan import methods
 from cman.quorum import QuorumChange, QuorumMachine, QuorumState
 from cman.roster import Roster
 from cman.views import Cluster, Node
@@ -77,7 +80,7 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A line for the log, of a part of the daemon ("TOTEM", "CMAN", "CCS", "CPG")."""
+    """A line for the log, of a part of the daemon ("TOTEM", "CMAN", "CCS", "CPG", "FENCE")."""
 
     part: str
     text: str
@@ -85,16 +88,19 @@ class Log:
 
 
 Effect: TypeAlias = (totem.Multicast | totem.SendTo | totem.StoreRingSeq | cpg.GroupMessage | cpg.GroupChange
-                     | cpg.GroupWritable | spread.Store | spread.Adopt | spread.Finished | Changed | Ended | Log)
+                     | cpg.GroupWritable | spread.Store | spread.Adopt | spread.Finished | fence.FenceStart
+                     | fence.FenceStop | fence.FenceOver | Changed | Ended | Log)
 
 
 class NodeMachine:
     """`me` is this node's id in `config`; times are monotonic nanoseconds.
 
-    wall_s tells the seconds since the epoch; nothing but what is shown to people depends on it.
+    wall_s tells the seconds since the epoch; nothing but what is shown to people depends on it. fencing: whether this
+    node fences at all; one without still hears what the others do.
     """
 
-    def __init__(self, me: int, config: Config, stored_ring_seq: int, wall_s: Callable[[], int]) -> None:
+    def __init__(self, me: int, config: Config, stored_ring_seq: int, wall_s: Callable[[], int], *,
+                 fencing: bool = True) -> None:
         self.me = me
         self._wall_s = wall_s
         self.state = State.JOINING
@@ -103,6 +109,11 @@ class NodeMachine:
         self.groups = cpg.CpgMachine(me, lambda payload, now_ns: self.totem.submit(GROUPS + payload, now_ns))
         self.roster = Roster()
         self.quorum = QuorumMachine(me, config.quorum())
+        self.fence = fence.FenceDomain(me, fence_config(config))
+        self._fences = fencing
+        self._fence_stale = False
+        # What we have confirmed and not heard yet: the victim's lives when we knew.
+        self._confirming: dict[int, int] = {}
         self._backlog: deque[bytes] = deque()
         self._members: tuple[int, ...] = ()
         self._generation = 0
@@ -130,10 +141,15 @@ class NodeMachine:
         self._settle(now_ns)
 
     def next_timer(self) -> int | None:
-        return self.totem.next_timer()
+        due, other = self.totem.next_timer(), self.fence.next_timer() if self._fences else None
+        return due if other is None else other if due is None else min(due, other)
 
     def handle_timer(self, now_ns: int) -> None:
-        self.totem.handle_timer(now_ns)
+        due = self.totem.next_timer()
+        if due is not None and due <= now_ns:
+            self.totem.handle_timer(now_ns)
+        if self._fences:
+            self.fence.handle_timer(now_ns)
         self._settle(now_ns)
 
     def effects(self) -> list[Effect]:
@@ -164,6 +180,11 @@ class NodeMachine:
 
     def control(self, now_ns: int, **message: object) -> None:
         """Have all members, this one included, do what a control message says."""
+        if message.get("t") == "fenced":
+            nodeid = message["node"]
+            assert isinstance(nodeid, int)
+            self._confirming[nodeid] = self.quorum.lives.get(nodeid, 0)
+            message["view"] = self._generation
         self._send(CONTROL + msgpack.packb(message), now_ns)
         self._settle(now_ns)
 
@@ -176,6 +197,16 @@ class NodeMachine:
     def stored(self, update: tuple[int, int] | None, version: int, error: str, now_ns: int) -> None:
         """How a spread.Store went."""
         self.spread.stored(update, version, error)
+        self._settle(now_ns)
+
+    def ask_fence(self, nodeid: int, now_ns: int) -> None:
+        """Fence a node whatever it is; FenceOver tells how it went. Raises ValueError."""
+        self.fence.ask(nodeid)
+        self._settle(now_ns)
+
+    def fence_result(self, nodeid: int, success: bool, says: str, now_ns: int) -> None:
+        """How a FenceStart went."""
+        self.fence.result(nodeid, success, says, now_ns)
         self._settle(now_ns)
 
     # What it is like now
@@ -252,7 +283,12 @@ class NodeMachine:
             numbers = self.quorum.effects()
             for said_of_votes in numbers:
                 self._from_quorum(said_of_votes)
-            if not lower and not middle and not upper and not numbers:
+            if self._fence_stale:
+                self._look_at_victims(now_ns)
+            cuts = self.fence.effects()
+            for cut in cuts:
+                self._from_fence(cut, now_ns)
+            if not lower and not middle and not upper and not numbers and not cuts:
                 return
 
     def _from_totem(self, effect: totem.Effect, now_ns: int) -> None:
@@ -292,7 +328,7 @@ class NodeMachine:
         due = self._lives_due or bool(change.joined)
         if not self._lives_due:
             self._came_quorate = self._was_quorate
-        self._undefer()
+        self._undefer(now_ns)
         self.quorum.membership(change.members, change.left)
         self._lives, self._lives_due = {}, due
         if due:
@@ -304,13 +340,13 @@ class NodeMachine:
         else:
             self._ring = change.ring_id
 
-    def _undefer(self) -> None:
+    def _undefer(self, now_ns: int) -> None:
         self._lives_due = False
         waiting, self._deferred = self._deferred, []
         for sender, payload in waiting:
-            self._receive_control(sender, payload, 0)
+            self._receive_control(sender, payload, now_ns)
 
-    def _receive_life(self, sender: int, message: dict[str, Any]) -> None:
+    def _receive_life(self, sender: int, message: dict[str, Any], now_ns: int) -> None:
         if message["view"] != self._generation or sender not in self._members:
             return
         self._lives[sender] = _life(message)
@@ -331,7 +367,8 @@ class NodeMachine:
         elif stale:
             self.groups.expel(stale)
         self._ring = self.totem.ring_id
-        self._undefer()
+        self._undefer(now_ns)
+        self._fence_stale = True
 
     def _ring_changed(self, change: totem.ConfigChange, now_ns: int) -> None:
         """A new membership."""
@@ -342,14 +379,34 @@ class NodeMachine:
         for nodeid in change.joined:
             self._log("CMAN", f"node {self.name_of(nodeid)} joined")
         self.spread.view_changed(self._generation, change.members)
+        self.fence.left(change.left)
         self._was_quorate = self.quorum.quorate
+        self._fence_stale = True
         self._effects.append(Changed())
+
+    def _look_at_victims(self, now_ns: int) -> None:
+        """When all have said where they come from; that quorum is lost needs no more words."""
+        if self._lives_due and self.quorum.quorate:
+            return
+        self._fence_stale = False
+        self.fence.look(self._members, self.quorum.standing,
+                        self._fences and self.quorum.quorate and self.ready, now_ns)
+
+    def _from_fence(self, effect: fence.FenceEffect, now_ns: int) -> None:
+        match effect:
+            case fence.Say(message):
+                self.control(now_ns, **message)
+            case fence.FenceLog(text, warning):
+                self._log("FENCE", text, warning)
+            case _:
+                self._effects.append(effect)
 
     def _from_quorum(self, effect: QuorumChange | totem.Trace) -> None:
         if isinstance(effect, totem.Trace):
             self._log("QUORUM", str(effect), effect.warning)
             return
         self._was_quorate = effect.quorate
+        self._fence_stale = True
         if effect.quorate:
             self.spread.quorate()
         self._effects.append(Changed())
@@ -357,6 +414,7 @@ class NodeMachine:
     def _reconfigure(self) -> None:
         """Votes of the configuration, with those that were set by hand."""
         self.quorum.reconfigure(self.config.quorum(self._set_votes))
+        self._fence_stale = True
 
     def _from_spread(self, effect: spread.Effect, now_ns: int) -> None:
         match effect:
@@ -373,10 +431,12 @@ class NodeMachine:
                                       f"{', '.join(self.name_of(n) for n in self._members)}")
                 if self.quorum.quorate:
                     self.spread.quorate()
+                self._fence_stale = True
                 self._effects.append(Changed())
             case spread.Adopt(config):
                 self.totem.set_nodes([n.nodeid for n in config.nodes], now_ns)
                 self._reconfigure()
+                self.fence.reconfigure(fence_config(config), now_ns)
                 self._effects += [effect, Changed()]
             case _:
                 self._effects.append(effect)
@@ -384,7 +444,7 @@ class NodeMachine:
     def _receive_control(self, sender: int, payload: bytes, now_ns: int) -> None:
         try:
             message = msgpack.unpackb(payload, strict_map_key=False)
-            if self._lives_due and message["t"] in ("votes", "expected", "fenced"):
+            if self._lives_due and message["t"] in ("votes", "expected", "fenced", "fencing", "unfenced"):
                 self._deferred = [*self._deferred, (sender, payload)][-BACKLOG_MAX:]
                 return
             self._do_control(sender, message, now_ns)
@@ -419,13 +479,39 @@ class NodeMachine:
                 self.quorum.set_expected(expected)
                 self._log("CMAN", f"expected votes set to {expected} by {self.name_of(sender)}")
             case "life":
-                self._receive_life(sender, message)
+                self._receive_life(sender, message, now_ns)
             case "fenced":
-                nodeid, agent = int(message["node"]), str(message["by"])[:255]
-                self.roster.fenced(nodeid, agent, self._wall_s())
-                self.quorum.fenced(nodeid)
-                self._log("CMAN", f"fence \"{self.name_of(nodeid)}\" success")
+                self._fenced(sender, int(message["node"]), str(message["by"])[:255], message, now_ns)
+            case "fencing":
+                self.fence.claimed(sender, int(message["node"]), bool(message["asked"]), now_ns)
+            case "unfenced":
+                self.fence.failed(sender, int(message["node"]), str(message["says"]), now_ns)
         self._effects.append(Changed())
+
+    def _fenced(self, sender: int, nodeid: int, by: str, message: dict[str, Any], now_ns: int) -> None:
+        """Said in another ring, it may be about another life of the node: who said it says it again if it is not."""
+        lives = self._confirming.pop(nodeid, None) if sender == self.me else None
+        if int(message["view"]) != self._generation:
+            if lives is not None and lives == self.quorum.lives.get(nodeid, 0):
+                self.control(now_ns, t="fenced", node=nodeid, by=by, asked=bool(message.get("asked")))
+            return
+        self.roster.fenced(nodeid, by, self._wall_s())
+        self.quorum.fenced(nodeid, bool(message.get("asked")))
+        self.fence.fenced(nodeid, by)
+        self._fence_stale = True
+
+
+def fence_config(config: Config) -> fence.FenceConfig:
+    """What the file says about fencing."""
+    def seconds(attribute: str) -> int:
+        found = config.number("fence_daemon", attribute)
+        assert found is not None, "the table has a default"
+        return found
+
+    return fence.FenceConfig({n.nodeid: methods(config, n.nodeid) for n in config.nodes},
+                             {n.nodeid: n.name for n in config.nodes}, seconds("post_fail_delay"),
+                             seconds("post_join_delay"), seconds("override_time"),
+                             config.flag("fence_daemon", "clean_start"), config.flag("fence_daemon", "skip_undefined"))
 
 
 def _votes(value: Any, limit: int) -> int:

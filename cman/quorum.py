@@ -102,11 +102,15 @@ class QuorumMachine:
         self.config = config
         self.standing: dict[NodeId, Standing] = dict.fromkeys(sorted(config.votes), Standing.UNKNOWN)
         self.qdisk_alive = False
+        # How often each has become a member, as this node has seen it.
+        self.lives: dict[NodeId, int] = {}
         # What the operator said, and who was out then: not subtracted from it again.
         self._expected: int | None = None
         self._uncounted: frozenset[NodeId] = frozenset()
         # Said goodbye but still in the ring.
         self._leaving: dict[NodeId, bool] = {}
+        # Fenced while in the ring, on somebody's request: this life of theirs is over, the ring will see.
+        self._struck: set[NodeId] = set()
         self._effects: list[QuorumEffect] = []
         self._told: QuorumChange | None = None
 
@@ -117,12 +121,14 @@ class QuorumMachine:
         present = frozenset(members)
         for node in sorted(left):
             if self.standing.get(node) is Standing.MEMBER:
-                clean = node in self._leaving
+                clean = node in self._leaving or node in self._struck
+                self._struck.discard(node)
                 self._stand(node, Standing.OUT if clean else Standing.LOST)
                 if self._leaving.pop(node, False):
                     self._remove(node)
         for node in sorted(present):
             if node in self.standing:
+                self.lives[node] = self.lives.get(node, 0) + (self.standing[node] is not Standing.MEMBER)
                 self._stand(node, Standing.MEMBER)
             else:
                 self._effects.append(Trace("member is not in the configuration", (("node", node),), warning=True))
@@ -133,10 +139,16 @@ class QuorumMachine:
         if self.standing.get(node) is Standing.MEMBER:
             self._leaving[node] = remove
 
-    def fenced(self, node: NodeId) -> None:
-        """Fencing of a node that is not a member is confirmed; of a member it says nothing about its present life."""
+    def fenced(self, node: NodeId, struck: bool = False) -> None:
+        """Fencing of a node that is not a member is confirmed.
+
+        struck: it may be one, and was fenced in this life on somebody's request; it counts until the ring has noticed,
+        and is out then. Otherwise, of a member it says nothing about its present life.
+        """
         if self.standing.get(node) in (Standing.LOST, Standing.UNKNOWN):
             self._stand(node, Standing.OUT)
+        elif struck and self.standing.get(node) is Standing.MEMBER:
+            self._struck.add(node)
         self._tell()
 
     def set_expected(self, votes: int) -> None:

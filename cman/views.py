@@ -71,3 +71,37 @@ class Node(_Told):
     left_s: int
     fenced_s: int               # 0: not fenced since it was lost
     fenced_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class VictimView(_Told):
+    """A node that has to be fenced."""
+
+    nodeid: int
+    name: str
+    lost: bool                  # else it was never seen since this component has quorum
+    stage: str                  # "waiting", "claiming", "fencing"
+    by: int                     # the node that runs the agents, 0: none
+    tries: int                  # that have failed
+    says: str                   # why the last of them did
+    waits_for: str              # for people
+    for_ms: int                 # how long it has been a victim
+
+
+@dataclass(frozen=True, slots=True)
+class FenceDomainView(_Told):
+    """`fence_tool ls`."""
+
+    members: list[int]
+    master: int                 # who fences, 0: nobody may
+    acting: bool
+    victims: list[VictimView]
+    history: list[str]
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Self:
+        try:
+            return cls(told["members"], told["master"], told["acting"],
+                       [VictimView.of(v) for v in told["victims"]], told["history"])
+        except (KeyError, TypeError) as e:
+            raise ProtocolError(f"{cls.__name__} without {e}") from e

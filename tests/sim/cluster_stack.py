@@ -13,6 +13,7 @@ from typing import Any
 from cman.ccs import spread
 from cman.ccs.load import load
 from cman.cpg import CpgMachine, GroupChange, GroupEffect, GroupMessage
+from cman.fence.domain import FenceStart, FenceStop
 from cman.node import Changed, Ended, Log, NodeMachine
 from cman.quorum import QuorumMachine
 from cman.totem import Multicast, RingId, SendTo, StoreRingSeq, TotemConfig, TotemMachine
@@ -21,6 +22,8 @@ from sim.kernel import Datagram, Observe, SimNode, Store
 PORT = "totem"
 STORED_SEQ = "ring_seq"
 STORED_FILE = "cluster.conf"
+# Effects that only a client would see.
+FOR_CLIENTS = ("GroupWritable", "Adopt", "Finished", "FenceOver")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +60,12 @@ class Running:
 
 def cluster_conf(nodes: int, version: int, two_node: bool) -> bytes:
     """A file for this many nodes."""
-    entries = "".join(f'<clusternode name="n{n}" nodeid="{n}"/>' for n in range(1, nodes + 1))
+    entries = "".join(f'<clusternode name="n{n}" nodeid="{n}"><fence><method name="1"><device name="switch" '
+                      f'port="{n}"/></method></fence></clusternode>' for n in range(1, nodes + 1))
     two = ' two_node="1" expected_votes="1"' if two_node else ""
     return (f'<cluster name="sim" config_version="{version}"><clusternodes>{entries}</clusternodes><cman{two}/>'
-            f"</cluster>").encode()
+            f'<fencedevices><fencedevice name="switch" agent="fence_sim"/></fencedevices>'
+            f'<fence_daemon post_join_delay="2" override_time="1"/></cluster>').encode()
 
 
 class ClusterProcess:
@@ -122,6 +127,12 @@ class ClusterProcess:
             self.node.stored(effect.update, effect.version, "", self._now_ns)
         elif isinstance(effect, Changed):
             self._look()
+        elif isinstance(effect, FenceStart):
+            if not self.stopping:
+                self.fencing += (effect.nodeid,)
+                self._done.append(Fence(effect.nodeid))
+        elif isinstance(effect, FenceStop):
+            self.fencing = tuple(n for n in self.fencing if n != effect.nodeid)
         elif isinstance(effect, Ended):
             self._done.append(Reboot(effect.why))
         elif isinstance(effect, GroupMessage | GroupChange):
@@ -129,13 +140,13 @@ class ClusterProcess:
             for listener in self.on_group:
                 listener(effect, self._now_ns)
         else:
-            assert isinstance(effect, Log) or type(effect).__name__ in ("GroupWritable", "Adopt", "Finished")
+            assert isinstance(effect, Log) or type(effect).__name__ in FOR_CLIENTS
             self._done.append(Observe(effect))
 
-    # The fence domain
+    # At work
 
     def _look(self) -> None:
-        """Numbers changed: do we work, must we shoot?"""
+        """Numbers changed: do we work?"""
         quorum, node = self.node.quorum, self.node
         for listener in self.on_quorum:
             listener(quorum, self._now_ns)
@@ -149,21 +160,13 @@ class ClusterProcess:
         if active or active != self.active:
             self.active = active
             self._done.append(Observe(Active(active, node.members, node.totem.ring_id)))
-        # The lowest member shoots; the others take over when it is gone, because the membership changes then.
-        if quorum.quorate and node.members[0] == self.me and not self.stopping and node.ready:
-            for victim in quorum.unconfirmed:
-                if victim not in self.fencing:
-                    self.fencing += (victim,)
-                    self._done.append(Fence(victim))
 
     def fence_done(self, victim: int, success: bool, now_ns: int) -> None:
-        """The fence agent has come back: tell everybody, or try again."""
+        """The fence agent has come back, if it was not stopped."""
         self._now_ns = now_ns
-        self.fencing = tuple(n for n in self.fencing if n != victim)
-        if success:
-            self.node.control(now_ns, t="fenced", node=victim, by="sim")
-        else:
-            self._look()
+        if victim in self.fencing:
+            self.fencing = tuple(n for n in self.fencing if n != victim)
+            self.node.fence_result(victim, success, "fence_sim", now_ns)
 
     def leave(self, now_ns: int) -> None:
         """Stop working first: from the goodbye on the others no longer fence us."""

@@ -17,8 +17,8 @@ def test_same_seed_same_trace() -> None:
 
 
 # A seed that shows each; found by trying 0, 1, 2, ...
-FOUND = {"HearsEverybody": 0, "TalksBeforeTheSync": 21, "ForgetsTheDead": 0, "ListsWhatItKnows": 0,
-         "ForgivesTheLost": 0}
+FOUND = {"HearsEverybody": 0, "TalksBeforeTheSync": 21, "ForgetsTheDead": 3, "ListsWhatItKnows": 0,
+         "ForgivesTheLost": 2}
 
 
 @pytest.mark.parametrize("mutant", CPG_MUTANTS + QUORUM_MUTANTS, ids=lambda m: m.__name__)
