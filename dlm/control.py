@@ -2,7 +2,7 @@
 
 The order after a change of members, which no path through this module leaves: locking stops on every member; quorum;
 every lost node fenced; recovery of the lock manager (dlm.membership says when all are ready); locking goes on. Quorum
-is waited for here, fencing in `fenced`, which the fence domain gives: until it is given nobody is waited for.
+and fencing are waited for here: no node may be left that was lost, or never seen, and is not confirmed to be off.
 
     async with open_cman() as cman, join(cman, "my-gfs2") as space:
         async with space.lock("name", LockMode.EX):
@@ -83,17 +83,19 @@ class Control:
     """The membership of one lockspace. Made by `join`."""
 
     def __init__(self, node: DlmNode, space: Lockspace, group: GroupPort, *, lvb_bytes: int, flags: int,
-                 fenced: Fenced | None, rng: random.Random) -> None:
+                 fenced: Fenced | None, cluster: Callable[[], Awaitable[Cluster]], rng: random.Random,
+                 on_note: Callable[[str], object] | None = None) -> None:
         self.node, self.space, self.group = node, space, group
         self.quorate = False
         self.history: list[str] = []
         self.started = trio.Event()
         self.failed = ""
-        self._fenced = fenced
+        self._fenced, self._cluster, self._on_note = fenced, cluster, on_note
+        self._unconfirmed: tuple[int, ...] = ()
         self._machine: Membership | None = None
         self._make: Callable[[Member], Membership] = lambda me: Membership(
             me, node.local.address, node.local.port, lvb_bytes, flags, rng=rng)
-        self._quorum = trio.Event()             # replaced at each change
+        self._changed = trio.Event()            # what cman tells; replaced at each change
         self._say, self._said = trio.open_memory_channel[bytes](SAY_MAX)
         self._preparing: trio.CancelScope | None = None
         self._nursery: trio.Nursery | None = None
@@ -110,6 +112,8 @@ class Control:
         log.info("lockspace=%s %s", self.space.name, text)
         self.history.append(text)
         del self.history[:-LOG_LINES_MAX]
+        if self._on_note is not None:
+            self._on_note(text)
 
     async def run(self, watch: trio.MemoryReceiveChannel[Cluster]) -> None:
         """Until the group has been left. Raises ControlError, CmanError when cman ends."""
@@ -139,11 +143,14 @@ class Control:
 
     async def _watch(self, watch: trio.MemoryReceiveChannel[Cluster]) -> None:
         async for cluster in watch:
-            if cluster.quorate != self.quorate:
-                self.note("quorate" if cluster.quorate else "quorum lost")
-            self.quorate = cluster.quorate
-            self._quorum.set()
-            self._quorum = trio.Event()
+            self._now(cluster)
+            self._changed.set()
+            self._changed = trio.Event()
+
+    def _now(self, cluster: Cluster) -> None:
+        if cluster.quorate != self.quorate:
+            self.note("quorate" if cluster.quorate else "quorum lost")
+        self.quorate, self._unconfirmed = cluster.quorate, tuple(cluster.unconfirmed)
 
     def _configuration(self, event: client.Configuration) -> None:
         if self._machine is None:
@@ -183,14 +190,22 @@ class Control:
     async def _prepare(self, what: Prepare, scope: trio.CancelScope) -> None:
         """What must be done before recovery, in this order."""
         with scope:
-            while not self.quorate:
-                self.note("waits for quorum")
-                await self._quorum.wait()
+            self._now(await self._cluster())        # not older than the change that asks for this
+            while why := self._waits_for_cman():
+                self.note(f"waits for {why}")
+                await self._changed.wait()
             if what.lost and self._fenced is not None:
                 self.note(f"waits for the fencing of {list(what.lost)}")
                 await self._fenced(what.lost)
             assert self._machine is not None
             self._act(self._machine.prepared(what.number))
+
+    def _waits_for_cman(self) -> str:
+        if not self.quorate:
+            return "quorum"
+        if self._fenced is None and self._unconfirmed:
+            return f"the fencing of {', '.join(f'node {n}' for n in self._unconfirmed)}"
+        return ""
 
     def _know(self, nodes: Iterable[StartNode]) -> None:
         """Others may hear the last READY, start and connect before we hear it: their connection is not a stranger's."""
@@ -234,10 +249,12 @@ async def listening(local: Node, rng: random.Random) -> AsyncIterator[DlmNode]:
 @asynccontextmanager
 async def join(cman: CmanPort, name: str, *, lvb_bytes: int = 32, flags: int = 0, fenced: Fenced | None = None,
                on_event: Callable[[RecoveryEvent], object] | None = None, on_leave: Callable[[], object] | None = None,
+               on_note: Callable[[str], object] | None = None,
                rng: random.Random | None = None) -> AsyncIterator[Lockspace]:
     """Be a member of a lockspace while inside; it runs when this is entered.
 
-    name: up to 64 printable characters. fenced: waits until these nodes are fenced. on_leave: called when
+    name: up to 64 printable characters. fenced: waits until these nodes are fenced, instead of until cman says that
+    all are. on_note: called with each line of its history ("waits for quorum"). on_leave: called when
     `dlm_tool leave` asks for it; without it that is refused. Raises JoinRefused; inside, everything raises Closed when
     cman ends.
     """
@@ -248,7 +265,8 @@ async def join(cman: CmanPort, name: str, *, lvb_bytes: int = 32, flags: int = 0
     async with listening(local, rng) as node, cman.register(f"dlm:{name}"), cman.watch() as watch:
         space = node.lockspace(name, global_id(name), lvb_bytes=lvb_bytes, flags=flags, on_event=on_event)
         group = await cman.join(f"dlm:{name}")
-        control = Control(node, space, group, lvb_bytes=lvb_bytes, flags=flags, fenced=fenced, rng=rng)
+        control = Control(node, space, group, lvb_bytes=lvb_bytes, flags=flags, fenced=fenced,
+                          cluster=cman.cluster, rng=rng, on_note=on_note)
         space.control = control
         try:
             async with trio.open_nursery() as nursery:

@@ -79,6 +79,7 @@ class FakeCluster:
         self.groups: dict[str, list[FakeGroup]] = {}
         self.watchers: list[tuple[int, trio.MemorySendChannel[Cluster]]] = []
         self.quorate = True
+        self.unconfirmed: list[int] = []
         self.state = "Cluster-Member"
         self._pids = 100
 
@@ -89,12 +90,19 @@ class FakeCluster:
     def view(self, node: int) -> Cluster:
         return Cluster(name="test", cluster_id=1, config_version=1, generation=4, state=self.state, members=[1, 2, 3],
                        expected_votes=3, disk_votes=0, total_votes=3 if self.quorate else 1, node_votes=1, quorum=2,
-                       quorate=self.quorate, unconfirmed=[], subsystems=0,
+                       quorate=self.quorate, unconfirmed=list(self.unconfirmed), subsystems=0,
                        flags=[], ports=[], node_name=f"node{node}", nodeid=node,
                        multicast="", addresses=[f"127.0.0.{node}"])
 
     def set_quorate(self, quorate: bool) -> None:
         self.quorate = quorate
+        self.changed()
+
+    def set_unconfirmed(self, *nodes: int) -> None:
+        self.unconfirmed = list(nodes)
+        self.changed()
+
+    def changed(self) -> None:
         for node, watcher in self.watchers:
             watcher.send_nowait(self.view(node))
 

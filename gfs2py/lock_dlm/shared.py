@@ -126,6 +126,11 @@ class SharedMount:
         if not self._ready.is_set():
             self._narrate(line)
 
+    def _note(self, text: str) -> None:
+        """Of the lockspace's history, what somebody who waits wants to know."""
+        if text.startswith("waits for"):
+            self._say(f"lockspace {self.name} {text}")
+
     def _run(self) -> None:
         try:
             trio.run(self._main)
@@ -141,7 +146,7 @@ class SharedMount:
         async with open_cman() as cman:
             await self._check(cman)
             self._say(f"joining lockspace {self.name}")
-            async with (join(cman, self.name, on_event=self._control.on_event) as space,
+            async with (join(cman, self.name, on_event=self._control.on_event, on_note=self._note) as space,
                         cman.register(f"gfs2:{self.name}")):
                 await self._live(space)
 

@@ -43,15 +43,19 @@ class Life:
     ended: trio.Event = field(default_factory=trio.Event)
     told: list[object] = field(default_factory=list)
     fenced: list[tuple[int, ...]] = field(default_factory=list)
-    fence_may: trio.Event = field(default_factory=trio.Event)
+    fence_may: trio.Event | None = field(default_factory=trio.Event)     # None: cman says who is fenced
     error: BaseException | None = None
+
+    notes: list[str] = field(default_factory=list)
 
     async def live(self, cluster: FakeCluster, name: str = "test") -> None:
         async def fence(nodes: tuple[int, ...]) -> None:
             self.fenced.append(nodes)
+            assert self.fence_may is not None
             await self.fence_may.wait()
         try:
-            async with join(cluster.process(self.node), name, on_event=self.told.append, fenced=fence,
+            async with join(cluster.process(self.node), name, on_event=self.told.append,
+                            fenced=None if self.fence_may is None else fence, on_note=self.notes.append,
                             rng=random.Random(self.node)) as space:
                 self.space = space
                 await self.end.wait()
@@ -77,8 +81,10 @@ class Scene:
         assert life.space, life.error
         return life.space
 
-    async def begin(self, node: int) -> Life:
+    async def begin(self, node: int, cman_fences: bool = False) -> Life:
         life = Life(node)
+        if cman_fences:
+            life.fence_may = None
         self.lives = [*getattr(self, "lives", []), life]
         self.nursery.start_soon(life.live, self.cluster)
         await trio.lowlevel.checkpoint()
@@ -166,6 +172,37 @@ def test_a_member_fails(reason: Reason) -> None:
             back = await s.join(3)
             async with back.lock("a", EX):
                 pass
+    run(main)
+
+
+def test_nobody_starts_before_all_who_may_be_at_work_are_confirmed() -> None:
+    async def main() -> None:
+        async with scene() as s:
+            s.cluster.set_unconfirmed(9)
+            life = await s.begin(1, cman_fences=True)
+            await until(lambda: "waits for the fencing of node 9" in life.notes)
+            assert life.space is None
+            s.cluster.set_unconfirmed()
+            await until(lambda: life.space is not None)
+            two = (await s.begin(2, cman_fences=True))
+            await until(lambda: two.space is not None)
+            assert life.space is not None
+            await two.lock("a", EX)
+            s.cluster.set_unconfirmed(2)
+            s.cluster.kill(2)
+            got = trio.Event()
+
+            async def waiter() -> None:
+                async with life.lock("a", EX):
+                    got.set()
+            s.nursery.start_soon(waiter)
+            await until(lambda: "waits for the fencing of node 2" in life.notes)
+            s.cluster.set_quorate(False)
+            s.cluster.set_unconfirmed()
+            await until(lambda: life.notes[-1] == "waits for quorum")
+            assert not got.is_set()
+            s.cluster.set_quorate(True)
+            await got.wait()
     run(main)
 
 
