@@ -21,6 +21,7 @@ from cman.fence.plan import Method, Step
 
 AGENT_LIMIT_S = 60.0
 AGENT_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/local/bin:/usr/bin:/bin"
+LAST_WORDS_S = 0.5
 OUTPUT_BYTES_MAX = 16 << 10
 SAYS_MAX = 200
 DEVICES_MAX = 1000
@@ -84,9 +85,11 @@ async def run_agent(step: Step, path: str, limit_s: float) -> str:
         with trio.move_on_after(limit_s) as limit:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_feed, agent, arguments)
-                nursery.start_soon(_read, agent, said)
+                end = trio.Event()
+                nursery.start_soon(_read, agent, said, end)
                 await agent.wait()
-                # A child of the agent may hold its output open; that is not waited for.
+                with trio.move_on_after(LAST_WORDS_S):      # a child of the agent may hold its output open for ever
+                    await end.wait()
                 nursery.cancel_scope.cancel()
     finally:
         with suppress(ProcessLookupError):
@@ -111,13 +114,14 @@ async def _feed(agent: trio.Process, arguments: bytes) -> None:
             await agent.stdin.send_all(arguments)
 
 
-async def _read(agent: trio.Process, said: bytearray) -> None:
+async def _read(agent: trio.Process, said: bytearray, end: trio.Event) -> None:
     """The last that it says."""
     assert agent.stdout is not None
     with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
         async for data in agent.stdout:
             said += data
             del said[:-OUTPUT_BYTES_MAX]
+    end.set()
 
 
 def _last(said: bytearray) -> str:

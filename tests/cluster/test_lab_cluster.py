@@ -24,8 +24,10 @@ def test_started_as_a_whole() -> None:
         wait_until(lambda: members(room, "web1") == {"web1": "M", "web2": "M", "Mysql1": "M"}, "three members")
         assert "Cluster Name: mycluster" in room.exec("web2", ["cman_tool", "status"], check=True).stdout
         room.power("crash", "web2")
-        wait_until(lambda: members(room, "web1")["web2"] == "X", "the loss of web2")
-        room.power("cycle", "web2")
+        wait_until(lambda: "by fence_wti" in room.exec("web1", ["cman_tool", "nodes", "-f"], check=True).stdout,
+                   "the fencing of web2, which switches it on again")
+        assert members(room, "web1")["web2"] == "X"
+        wait_until(lambda: {m["name"]: m["state"] for m in room.status()["machines"]}["web2"] == "up", "web2 to be up")
         room.exec("web2", ["service", "cman", "start"], check=True)
         wait_until(lambda: members(room, "Mysql1")["web2"] == "M", "its return")
         # A clean way out of the node.
