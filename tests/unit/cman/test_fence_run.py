@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,6 +34,13 @@ def agent(tmp_path: Path) -> Agent:
 async def until(condition: Callable[[], object]) -> None:
     while not condition():      # noqa: ASYNC110 - files of other processes tell no events
         await trio.sleep(0.01)
+
+
+def ended(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def step(name: str, device: str = "d", **arguments: str) -> Step:
@@ -76,8 +84,10 @@ def test_an_agent_that_hangs_is_killed_with_its_children(agent: Agent, tmp_path:
     outcome = fence(tmp_path, Method("1", (step("fence_hangs"),)), limit_s=0.5)
     assert outcome.says == "method 1: fence_hangs on d: killed after 0 s without an end (waiting)"
     child = int((tmp_path / "child").read_text())
-    state = Path(f"/proc/{child}/stat")
-    assert not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    deadline = time.monotonic() + LIMIT_S       # it has been signalled, and may still be on its way out
+    while not ended(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_an_agent_whose_child_keeps_its_output_is_not_waited_for(agent: Agent, tmp_path: Path) -> None:
