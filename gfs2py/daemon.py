@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Sequence
 
+    from gfs2py.daemon_files import ControlFiles
     from gfs2py.daemon_observe import Observer
     from gfs2py.engine.mount import Shared
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
 EX_USAGE, EX_SYSTEM, EX_INTERNAL, EX_INTERRUPTED, EX_FAILURE = 1, 2, 4, 8, 32
 OBSERVE_AFTER_MS = 200.0    # from being live to the control socket; who asks sooner waits for it
+FILES_AFTER_MS = 500.0      # and from there to the control files, which take longer still to load
 LUN_LOCKS = "/run/gfs2py"   # lock files of LUNs: there is no device node to lock
 LOCK_WAIT_S = 3.0           # how long a previous daemon of the same device may take to let go of it
 _SB_OFFSET_BYTES, _SB_MAGIC = 65536, b"\x01\x16\x19\x70"
@@ -174,6 +176,7 @@ class Daemon:
         self.session: Session | None = None
         self.connection: mount.Connection | None = None
         self._observer: Observer | None = None
+        self._files: ControlFiles | None = None
         self._claim = -1
         self._signals = 0
         self._unmounting: threading.Thread | None = None
@@ -259,9 +262,11 @@ class Daemon:
             poller.register(streams.fd, select.POLLIN)
         while not self.session.ended:
             self.watchdog.beat()
-            events = poller.poll(BEAT_INTERVAL_S * 1000 if self._observer is not None else OBSERVE_AFTER_MS)
+            events = poller.poll(self._patience_ms())
             if not events and self._observer is None:
                 self._observe()
+            elif not events and self._wants_files():
+                self._show_files()
             for fd, _ in events:
                 if fd == wake_read:
                     self._on_signals(os.read(wake_read, 64))
@@ -276,6 +281,41 @@ class Daemon:
         if self._unmounting is not None:
             self._unmounting.join()
         log.info(f"ended source={self.request.source} target={self.request.target}")
+
+    def _wants_files(self) -> bool:
+        return self._files is None and self.request.options.type == "gfs2"
+
+    def _patience_ms(self) -> float:
+        """How long the main loop waits for something to happen."""
+        if self._observer is None:
+            return OBSERVE_AFTER_MS
+        return FILES_AFTER_MS if self._wants_files() else BEAT_INTERVAL_S * 1000
+
+    def _show_files(self) -> None:
+        """The control file system, a moment after the socket."""
+        from gfs2py.daemon_files import ControlFiles, MountView
+        from gfs2py.engine.mount import Mounted
+
+        observer = self._observer
+        assert self.session is not None
+        assert self.connection is not None
+        assert observer is not None
+        assert isinstance(self.handle, Mounted)
+
+        def told(path: str) -> None:
+            observer.files_at(path)
+            self.watchdog.files(path)
+
+        self._files = ControlFiles(MountView(self.session, self.handle, self.connection.device, self.request.target),
+                                   told)
+        self._files.start()
+
+    def _hide(self) -> None:
+        """Nobody shall find what speaks for this mount: a new one may have the same device number and table at once."""
+        if self._files is not None:
+            self._files.stop()
+        if self._observer is not None:
+            self._observer.stop(wait=False)
 
     def _observe(self) -> None:
         """What this needs takes longer to load than a mount: it waits until the mount has been quiet for a moment."""
@@ -296,8 +336,7 @@ class Daemon:
             os.read(self.session.event_fd, 8)
         if self.session.destroying:
             self._close_handle()
-            if self._observer is not None:
-                self._observer.stop(wait=False)     # a new mount may have the same device number at once
+            self._hide()
             self.session.destroy_done()
 
     def _on_signals(self, numbers: bytes) -> None:
@@ -340,6 +379,7 @@ class Daemon:
             self._claim = -1
 
     def _close(self) -> None:
+        self._hide()
         if self._observer is not None:
             self._observer.stop()
         if self.connection is not None:

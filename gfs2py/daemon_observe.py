@@ -70,6 +70,10 @@ class Observer:
     def start(self) -> None:
         self._thread.start()
 
+    def files_at(self, path: str) -> None:
+        """The control files are there."""
+        self._identity["files"] = path
+
     def _run(self) -> None:
         from gfs2py.control.server import SocketTaken  # here, because it takes longer than the mount
 

@@ -21,12 +21,13 @@ _SIGKILL_BIT = 1 << (_mount.SIGKILL - 1)
 class _Watched:
     """Whom to watch, and what has been heard of it."""
 
-    __slots__ = ("device", "limit_s", "mount_point", "pid", "said_goodbye")
+    __slots__ = ("device", "files", "limit_s", "mount_point", "pid", "said_goodbye")
 
     def __init__(self, pid: int, limit_s: int) -> None:
         self.pid = pid
         self.limit_s = limit_s
         self.device = 0
+        self.files = ""
         self.mount_point = ""
         self.said_goodbye = False
 
@@ -53,6 +54,10 @@ class Watchdog:
 
     def mounted(self, device: int, mount_point: str) -> None:
         self._say(f"m{device}:{mount_point}")
+
+    def files(self, path: str) -> None:
+        """Where the control files are."""
+        self._say(f"c{path}")
 
     def beat(self) -> None:
         """Sign of life; cheap enough for every turn of the main loop."""
@@ -108,6 +113,8 @@ def _hear(watched: _Watched, message: bytes) -> None:
         device, _, mount_point = message[1:].partition(b":")
         watched.device = int(device)
         watched.mount_point = os.fsdecode(mount_point)
+    elif message[:1] == b"c":
+        watched.files = os.fsdecode(message[1:])
     elif message == b"q":
         watched.said_goodbye = True
 
@@ -146,6 +153,10 @@ def _clean_up(watched: _Watched) -> None:
         from gfs2py.control.paths import socket_path  # when it is needed, long after the fork
 
         socket_path(watched.device).unlink(missing_ok=True)
+    if watched.files:
+        from gfs2py.controlfs.place import take_away
+
+        take_away(watched.files)
     for entry in reversed(control.mounts()):
         if entry.device == watched.device:
             with ignored(OSError):

@@ -43,6 +43,7 @@ class Identity:
     device: int
     table: str
     type: str
+    files: str = ""         # the directory of the control files; empty as long as there is none
 
 
 class Control:
@@ -95,7 +96,7 @@ class Control:
         told = self.ask("identity")
         try:
             return Identity(int(told["pid"]), str(told["source"]), str(told["mount_point"]), int(told["device"]),
-                            str(told["table"]), str(told["type"]))
+                            str(told["table"]), str(told["type"]), str(told.get("files", "")))
         except (KeyError, TypeError, ValueError) as e:
             raise protocol.ProtocolError(f"an identity without {e}") from e
 

@@ -11,7 +11,7 @@ from gfs2py.sources import is_url
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, Protocol
 
     from gfs2py.engine._lockmanager import LockManager
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
         def locks(self) -> LockManager: ...
         def start(self) -> Seat: ...
         def mounted(self, replay: Callable[[int], bool]) -> None: ...
+        def state(self) -> dict[str, Any]: ...
+        def contended(self) -> Sequence[Any]: ...
         def stop(self) -> None: ...
 
     # With the lock table and what to call when the cluster is lost.
@@ -120,6 +122,14 @@ class Mounted(Gfs2):
             assert isinstance(self._file, IscsiDevice)
             told["iscsi"] = self._file.status().as_dict()
         return told
+
+    def cluster(self) -> dict[str, Any]:
+        """How this node stands in the cluster; empty with lock_nolock."""
+        return self._shared.state() if self._shared is not None else {}
+
+    def contended(self) -> Sequence[Any]:
+        """The locks at which nodes meet, as the lock manager knows them here."""
+        return self._shared.contended() if self._shared is not None else []
 
     def replay(self, jid: int) -> bool:
         """Another node's journal, after its death; False when another survivor is at it. For any thread."""

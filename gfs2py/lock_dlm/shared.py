@@ -15,17 +15,21 @@ import errno
 import threading
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import trio
 
 from cman.client import Cman, open_cman
 from dlm.control import join
+from dlm.core.events import ResourceDump
 from dlm.locks import Lockspace
 from gfs2py.errors import MountError
 from gfs2py.lock_dlm._manager import DlmLocks
 from gfs2py.lock_dlm.mounting import MountControl, Seat
 
 STOP_LIMIT_S = 15.0
+# What a replay came to, in the words of lock_dlm's recover_status (LM_RD_*).
+GAVE_UP, SUCCESS = 308, 309
 
 
 def split_table(table: str) -> tuple[str, str]:
@@ -68,6 +72,8 @@ class SharedMount:
         self._token: trio.lowlevel.TrioToken | None = None
         self._ready = threading.Event()         # a seat, or a failure
         self._failure: BaseException | None = None
+        self._space: Lockspace | None = None
+        self._replayed = (-1, 0)                # the last journal, and what came of it
         self._stopping = False
         self._mounted, self._stop = trio.Event(), trio.Event()
         self._through = threading.Event()       # the first one's word is out
@@ -97,6 +103,18 @@ class SharedMount:
         self._through.wait()
         if self._failure is not None:
             raise self._as_error(self._failure)
+
+    def state(self) -> dict[str, Any]:
+        """For people: this node's place, and whether its locks wait for a recovery. From any thread."""
+        space, locks = self._space, self._grants.locks
+        return {"lockspace": self.name, "nodeid": space.machine.our_nodeid if space is not None else 0,
+                "first": int(self.seat is not None and self.seat.first), "first_done": int(self._through.is_set()),
+                "blocked": int(locks is not None and locks.blocked), "recover_done": self._replayed[0],
+                "recover_status": self._replayed[1]}
+
+    def contended(self) -> list[ResourceDump]:
+        """The resources at which two locks meet or somebody waits, as this node knows them. From any thread."""
+        return self._space.machine.dump(contended=True) if self._space is not None else []
 
     def stop(self) -> None:
         """Leave. The locks must be given back already; a dead mount's stand until others have replayed its journal."""
@@ -158,6 +176,7 @@ class SharedMount:
 
     async def _live(self, space: Lockspace) -> None:
         self._grants.locks = DlmLocks(space.machine)
+        self._space = space
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._until_stopped, nursery.cancel_scope)
             self.seat = await self._control.join(space)
@@ -176,6 +195,8 @@ class SharedMount:
 
     async def _replay_in_thread(self, jid: int) -> bool:
         assert self._replay is not None
-        return await trio.to_thread.run_sync(partial(self._replay, jid))
+        done = await trio.to_thread.run_sync(partial(self._replay, jid))
+        self._replayed = (jid, SUCCESS if done else GAVE_UP)
+        return done
 
 

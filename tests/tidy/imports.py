@@ -17,15 +17,18 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "gfs2py.mkfs": ("gfs2py.ondisk", "gfs2py.block", "gfs2py.engine._recovery"),
     "gfs2py.fsck": ("gfs2py.ondisk", "gfs2py.block", "gfs2py.engine._recovery"),
     "gfs2py.edit": ("gfs2py.ondisk", "gfs2py.block", "gfs2py.engine._recovery"),
-    "gfs2py.daemon_watch": ("gfs2py.fuse", "gfs2py.control"),
+    "gfs2py.daemon_watch": ("gfs2py.fuse", "gfs2py.control", "gfs2py.controlfs.place"),
     "gfs2py.control": ("gfs2py.fuse",),
     "gfs2py.stats": (),
+    # The control files know of a mount what controlfs.view says.
+    "gfs2py.controlfs": ("gfs2py.fuse", "gfs2py.control"),
+    "gfs2py.daemon_files": ("gfs2py.fuse", "gfs2py.engine", "gfs2py.controlfs", "gfs2py.daemon_log"),
     # Between the glocks and the lock manager; the daemon loads it for shared mounts only.
     "gfs2py.lock_dlm": ("gfs2py.engine", "dlm", "cman.client"),
     # The composition root of a mount.
     "gfs2py.daemon": ("gfs2py.ondisk", "gfs2py.block", "gfs2py.engine", "gfs2py.fuse", "gfs2py.daemon_watch",
-                      "gfs2py.daemon_observe", "gfs2py.control", "gfs2py.stats", "gfs2py.daemon_log",
-                      "gfs2py.daemon_streams", "gfs2py.lock_dlm", "gfs2py.words"),
+                      "gfs2py.daemon_observe", "gfs2py.daemon_files", "gfs2py.control", "gfs2py.stats",
+                      "gfs2py.daemon_log", "gfs2py.daemon_streams", "gfs2py.lock_dlm", "gfs2py.words"),
     "gfs2py.daemon_streams": ("gfs2py.daemon_log",),
     "gfs2py.daemon_observe": ("gfs2py.fuse", "gfs2py.control", "gfs2py.stats", "gfs2py.daemon_log"),
     "gfs2py": (),

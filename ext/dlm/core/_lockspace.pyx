@@ -157,7 +157,8 @@ cdef uint32_t copy_queue(dlink* head, dlm_lkb* out) noexcept nogil:
     return n
 
 
-cdef void copy_all(dlm_ls* ls, rsb_copy* rsbs, dlm_lkb* lkbs) noexcept nogil:
+cdef uint32_t copy_all(dlm_ls* ls, rsb_copy* rsbs, dlm_lkb* lkbs, bint contended) noexcept nogil:
+    """How many resources were copied. contended: only those that two locks meet at or that somebody waits for."""
     cdef uint32_t i, n = 0, at = 0, first
     cdef dlm_rsb* r
     for i in range(ls.bucket_mask + 1):
@@ -167,12 +168,17 @@ cdef void copy_all(dlm_ls* ls, rsb_copy* rsbs, dlm_lkb* lkbs) noexcept nogil:
             at += copy_queue(&r.grantq, &lkbs[at])
             at += copy_queue(&r.convertq, &lkbs[at])
             at += copy_queue(&r.waitq, &lkbs[at])
+            if contended and (r.tossed or at == first + 1 and dl_empty(&r.convertq) and dl_empty(&r.waitq)):
+                at = first
+                r = r.hnext
+                continue
             rsbs[n].r = r[0]
             rsbs[n].n_locks = at - first
             if r.lvb != NULL:
                 memcpy(rsbs[n].value, r.lvb, ls.lvblen)
             n += 1
             r = r.hnext
+    return n
 
 
 cdef object dump_rsb(rsb_copy* c, dlm_lkb* lkbs, uint32_t lvblen):
@@ -484,8 +490,9 @@ cdef class Lockspace:
         """The ids of the members, in order."""
         return [self.ls.members[i].nodeid for i in range(self.ls.n_members)]
 
-    def dump(self):
-        """Every resource with its locks, in order of the names."""
+    def dump(self, *, bint contended=False):
+        """Every resource with its locks, in order of the names; or only those of which more is to be said than that one
+        lock is granted."""
         cdef rsb_copy* rsbs = NULL
         cdef dlm_lkb* lkbs = NULL
         cdef uint32_t n, i, j, at = 0
@@ -496,7 +503,7 @@ cdef class Lockspace:
             rsbs = <rsb_copy*>malloc((n + 1) * sizeof(rsb_copy))
             lkbs = <dlm_lkb*>malloc((ls.lkb_count + 1) * sizeof(dlm_lkb))
             if rsbs != NULL and lkbs != NULL:
-                copy_all(ls, rsbs, lkbs)
+                n = copy_all(ls, rsbs, lkbs, contended)
             pthread_mutex_unlock(&ls.mutex)
         try:
             if rsbs == NULL or lkbs == NULL:

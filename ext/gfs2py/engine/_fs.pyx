@@ -14,6 +14,7 @@ from gfs2py.engine._inode cimport (inode_damaged, inode_dirty, inode_get, inode_
                                    inode_unlock)
 from gfs2py.engine._log cimport trans_begin, trans_end
 from gfs2py.engine._namei cimport fs_create, fs_link, fs_lookup, fs_rename, fs_unlink, new_inode
+from gfs2py.engine._names cimport names_note
 from gfs2py.engine._nodes cimport (node_delete_later, node_forget, node_looked_up, node_relinked, node_unlinked,
                                    node_writers)
 from gfs2py.engine._sbd cimport ctx_init
@@ -139,6 +140,8 @@ cdef int do_lookup(void* p, fs_req* rq, uint64_t parent, const char* name, uint3
         cx.no_dinode = 0
         err = _entry(fs, &cx, ip, formal, out)
         missing = formal if cx.no_dinode else 0
+        if err == 0:
+            names_note(fs.sd, ip.no_addr, dip.no_addr, name, namelen)
         inode_put(ip)
         if err != -ESTALE:
             break
@@ -246,6 +249,8 @@ cdef int _new_entry(gfs2_fs* fs, fs_req* rq, uint64_t parent, const char* name, 
             node_delete_later(&fs.nd, ip.no_addr)
             inode_put(ip)
         return err
+    if name != NULL:
+        names_note(fs.sd, ip.no_addr, node_addr(fs, parent), name, namelen)
     if keep != NULL:
         keep[0] = ip
     else:

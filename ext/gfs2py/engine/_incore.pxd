@@ -36,6 +36,8 @@ cdef enum:
     I_DYING = 64            # cut loose; freed when its glock has been let go
 
     KEEP_MAX = 8            # glocks that stay for one parked operation
+    GLOCK_TYPES = 10        # 1 to this: more than there are
+    LKS_N = 8               # glx.stats
 
     # mount flags
     SDF_RDONLY = 1, SDF_WRITEBACK = 2, SDF_QUOTA_ACCOUNT = 4, SDF_QUOTA_ENFORCE = 8, SDF_ACL = 16
@@ -97,6 +99,10 @@ cdef struct glx:
     uint64_t served                 # holders that left, relaxed
     int32_t leaving                 # a demoter waits for the last holder, atomic
     uint64_t deleted                # inode: generation that a node deleted, from the lock value block
+    uint64_t wanted_ns              # when another node asked for it (demote)
+    # As the kernel counts (gfs2-glocks.rst): smoothed round trip and its variance of requests that cannot block, of those
+    # that can, time between requests and its variance, requests, holders.
+    int64_t stats[LKS_N]
 
 cdef struct lm_ops:
     # Asks for mode `want` where `have` is held (LM_ST_UNLOCKED, not GLX_KNOWN: a new lock). Answered by glock_answer.
@@ -138,6 +144,7 @@ cdef struct gls:
     void* iopens                    # _iopen
     int32_t planted                 # a bug for tests to find
     uint64_t n_requests, n_grants, n_refused, n_basts, n_demotes, n_parks, n_sleeps, n_registered, n_rounds
+    int64_t stats[GLOCK_TYPES][LKS_N]       # as glx.stats, per type from 1 on
 
 cdef struct buf:
     uint64_t blkno
@@ -421,6 +428,7 @@ cdef struct sbd:
     char err_text[512]              # first reason
     char jid_name[64]
     void* mnt                       # mount.pyx
+    void* names                     # _names; NULL: none are kept
     pthread_mutex_t rename_lock     # moving directories between directories
     glock rename_gl                 # the same among nodes
     glock journal_gl                # EX: this journal has an owner

@@ -30,6 +30,10 @@ cdef class Gfs2(FileSystemHandle):
     cdef bint own_clean
     cdef LockManager locks            # None: lock_nolock
     cdef bint first                 # no other node has it mounted
+    cdef int users                  # of _inspect, which look at *m without the GIL
+    cdef bint closing
+    cdef bint enter(self)           # True: *m stays until leave()
+    cdef void leave(self)
     # the steps of a mount, in order
     cdef _caches(self, cache_bytes, uint32_t inodes)
     cdef _find_journals(self)

@@ -26,6 +26,7 @@ from gfs2py.engine._inode cimport (icache_destroy, icache_forget, icache_init, i
 from gfs2py.engine._iopen cimport iopen_forgotten, iopens_destroy, iopens_init
 from gfs2py.engine._lockmanager cimport LockManager
 from gfs2py.engine._log cimport log_destroy, log_init, log_shutdown, log_start, log_stop
+from gfs2py.engine._names cimport names_destroy, names_init
 from gfs2py.engine._nodes cimport (node_delete_again, node_known, nodes_count, nodes_destroy, nodes_drain,
                                    nodes_forget_all, nodes_init, nodes_start, nodes_stop)
 from gfs2py.engine._observe cimport ob_attach, ob_background, ob_detach, ob_latencies
@@ -44,6 +45,9 @@ from gfs2py.ondisk._ondisk cimport *
 import os
 
 from gfs2py.errors import CorruptionError, MountError
+
+cdef extern from "<unistd.h>" nogil:
+    int usleep(unsigned int us)
 
 cdef enum:
     NOLOCK_VALID_S = 86400 * 365    # nobody else changes the disk: the kernel may believe us for long
@@ -251,7 +255,7 @@ cdef class Gfs2(FileSystemHandle):
         self.m.locks.gone = glop_gone
         self.m.locks.known = _nobody
         sd.gls = &self.m.locks
-        if iopens_init(sd):
+        if iopens_init(sd) or names_init(sd):
             raise MemoryError
         sd.flags |= SDF_SHARED
         if gls_start(sd.gls):
@@ -597,8 +601,21 @@ cdef class Gfs2(FileSystemHandle):
 
     # -- the rest of its life
 
+    cdef bint enter(self):
+        if self.m == NULL or self.closing or self.fs == NULL:
+            return False
+        self.users += 1
+        return True
+
+    cdef void leave(self):
+        self.users -= 1
+
     def _free(self):
         cdef sbd* sd
+        self.closing = True
+        while self.users:
+            with nogil:
+                usleep(1000)
         if self.m == NULL:
             return
         sd = &self.m.sd
@@ -625,6 +642,7 @@ cdef class Gfs2(FileSystemHandle):
             glock_free(&sd.journal_gl)
             gls_destroy(sd.gls)
             self.locks.detach()
+        names_destroy(sd)
         ob_detach(&sd.ob, sd.dev)
         if self.m.f.nd.sd != NULL:
             nodes_destroy(&self.m.f.nd)
@@ -818,6 +836,7 @@ cdef class Gfs2(FileSystemHandle):
             "resource_groups": sd.n_rgrps, "lockproto": proto, "locktable": table, "jid": self.jid,
             "hostdata": f"jid={self.jid}:id=0:first=1", "lock_module_flags": 0,
             "local_flocks": True, "local_caching": True,        # one node: all locks are its own
+            "read_only": bool(sd.flags & SDF_RDONLY), "spectator": bool(sd.flags & SDF_SPECTATOR),
             "blocks_total": sd.st_total + sd.sl_total, "blocks_free": sd.st_free + sd.sl_free,
             "dinodes": sd.st_dinodes + sd.sl_dinodes, "withdrawn": self.withdrawn,
         }

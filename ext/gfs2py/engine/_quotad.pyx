@@ -66,6 +66,26 @@ cdef void _sync_due(quotad* q, uint32_t seconds) noexcept nogil:
         quota_sync(&cx)
 
 
+cdef void _serve_asked(quotad* q) noexcept nogil:
+    """What was asked for until now (q.lock held, let go in between)."""
+    cdef opctx cx
+    cdef sbd* sd = q.fs.sd
+    cdef uint64_t until = q.asked
+    cdef bint statfs = q.want[QUOTAD_STATFS]
+    cdef bint quota = q.want[QUOTAD_QUOTA]
+    q.want[QUOTAD_STATFS] = False
+    q.want[QUOTAD_QUOTA] = False
+    pthread_mutex_unlock(&q.lock)
+    if statfs and not sd_dead(sd):
+        ctx_init(&cx, sd, 0, 0)
+        statfs_sync(&cx)
+    if quota and not sd_dead(sd) and sd.flags & SDF_QUOTA_ACCOUNT:
+        ctx_init(&cx, sd, 0, 0)
+        quota_sync(&cx)
+    pthread_mutex_lock(&q.lock)
+    q.served = until
+
+
 cdef void* _run(void* arg) noexcept nogil:
     cdef quotad* q = <quotad*>arg
     cdef timespec until
@@ -75,8 +95,11 @@ cdef void* _run(void* arg) noexcept nogil:
         _scan(q)
     clock_gettime(CLOCK_REALTIME, &until)
     pthread_mutex_lock(&q.lock)
+    until.tv_sec += 1
     while not q.stop:
-        until.tv_sec += 1
+        if q.asked > q.served:
+            _serve_asked(q)
+            continue
         if pthread_cond_timedwait(&q.cond, &q.lock, &until) == 0:
             continue
         seconds += 1
@@ -84,9 +107,34 @@ cdef void* _run(void* arg) noexcept nogil:
         _sync_due(q, seconds)
         nodes_retry(&q.fs.nd)
         clock_gettime(CLOCK_REALTIME, &until)
+        until.tv_sec += 1
         pthread_mutex_lock(&q.lock)
     pthread_mutex_unlock(&q.lock)
     return NULL
+
+
+cdef uint64_t quotad_ask(quotad* q, int what) noexcept nogil:
+    cdef uint64_t ticket = 0
+    if not q.thread_on:
+        return 0
+    pthread_mutex_lock(&q.lock)
+    if not q.stop:
+        q.want[what] = True
+        q.asked += 1
+        ticket = q.asked
+        pthread_cond_broadcast(&q.cond)
+    pthread_mutex_unlock(&q.lock)
+    return ticket
+
+
+cdef bint quotad_done(quotad* q, uint64_t ticket) noexcept nogil:
+    cdef bint done
+    if not q.thread_on:
+        return True
+    pthread_mutex_lock(&q.lock)
+    done = q.stop or q.served >= ticket
+    pthread_mutex_unlock(&q.lock)
+    return done
 
 
 cdef int quotad_start(quotad* q, gfs2_fs* fs) noexcept nogil:

@@ -144,7 +144,7 @@ cdef int _add_parked(list out, parked* p, uint64_t now, uint64_t min_age_ns, str
     cdef fuse_in_header* h = <fuse_in_header*>p.msg
     if now >= p.since_ns + min_age_ns:
         out.append({"unique": p.unique, "opcode": _op_text(h.opcode), "node": h.nodeid, "pid": h.pid,
-                    "age_ns": now - p.since_ns, "state": state, "waits_for": None})
+                    "age_ns": now - p.since_ns, "state": state, "tid": 0, "waits_for": None})
     return 0
 
 
@@ -349,7 +349,8 @@ cdef class Session:
     def in_flight(self, uint64_t min_age_ns=0):
         """Requests in a worker's hands, waiting for one, or parked, for that long at least; oldest first.
 
-        Each: unique, opcode, node, pid, age_ns, state (running, queued, parked), waits_for (kind, what, ns) or None.
+        Each: unique, opcode, node, pid, age_ns, state (running, queued, parked), tid (of the
+        worker's thread, 0: none), waits_for (kind, what, ns) or None.
         """
         cdef session* se = self.se
         cdef uint64_t now = now_ns()
@@ -367,7 +368,8 @@ cdef class Session:
             if unique == 0 or now < since + min_age_ns:
                 continue
             one = {"unique": unique, "opcode": _op_text(w.opcode), "node": w.nodeid, "pid": w.pid,
-                   "age_ns": max(0, <int64_t>(now - since)), "state": "running", "waits_for": wait_dict(&w.wait)}
+                   "age_ns": max(0, <int64_t>(now - since)), "state": "running", "tid": w.tid,
+                   "waits_for": wait_dict(&w.wait)}
             if fz_load64(&w.current) == unique:
                 out.append(one)
         pthread_mutex_lock(&se.mutex)

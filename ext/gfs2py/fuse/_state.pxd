@@ -73,6 +73,7 @@ cdef struct worker:
     uint64_t started_ns         # when it was taken
     uint64_t nodeid             # whom it is about, who asks for what: for those who look at `current`
     uint32_t opcode, pid
+    uint32_t tid                # the thread's number, as the kernel and locks know it
     fs_wait wait                # what it waits for
     uint64_t intr               # unique of an INTERRUPT seen while that request was in hand
     uint64_t early              # unparked before it was put away

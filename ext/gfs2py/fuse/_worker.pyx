@@ -31,6 +31,9 @@ from gfs2py.fuse._state cimport (MAX_THREADS, OUT_HEADROOM, REQ_LATER, REQ_NOREP
                                  parked, request, session, worker)
 from gfs2py.fuse._sys cimport *
 
+cdef extern from "<unistd.h>" nogil:
+    int gettid()
+
 cdef enum:
     PAGE = 4096
     STACK_BYTES = 1 << 20
@@ -471,6 +474,7 @@ cdef void* worker_main(void* arg) noexcept nogil:
     pthread_setname_np(pthread_self(), "gfs2d-worker")
     fz_set_self(w)
     wait_adopt(&w.wait)
+    w.tid = <uint32_t>gettid()
     while not fz_load(&se.stopping):
         if fz_load(&se.n_active) > fz_load(&se.target):
             stand_by(se)
@@ -641,6 +645,7 @@ cdef void* runner_main(void* arg) noexcept nogil:
     cdef session* se = w.se
     pthread_setname_np(pthread_self(), "gfs2d-runner")
     wait_adopt(&w.wait)
+    w.tid = <uint32_t>gettid()
     while True:
         pthread_mutex_lock(&se.mutex)
         while se.run_head == NULL and not se.stopping:
