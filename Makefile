@@ -11,7 +11,8 @@ JOBS ?= $(shell nproc)
 # One seed drives everything random in a test run; `make test SEED=n` repeats a run.
 SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 
-DEBS_BUILD := gcc libc6-dev linux-libc-dev zlib1g-dev libiscsi-dev python3-dev python3-venv util-linux mount
+DEBS_BUILD := gcc libc6-dev linux-libc-dev zlib1g-dev libiscsi-dev libfuse3-dev pkg-config python3-dev python3-venv \
+	util-linux mount
 DEBS_DEMO := gfs2-utils iproute2 nftables
 DEBS_LAB := iproute2 nftables iputils-ping tgt fence-agents telnet
 DEBS_TEST := gfs2-utils qemu-system-x86 attr acl e2fsprogs fio xz-utils zstd procps hostname $(DEBS_LAB)

@@ -1,6 +1,7 @@
 """gfs2_tool: look into mounted GFS2 file systems and their daemons.
 
-It asks gfs2d over its control socket and never touches the file system itself, so it answers while that hangs.
+It asks gfs2d over its control socket or reads its control files, and never touches the file system itself, so it
+answers while that hangs.
 Exit status: 0, or 1 with one line that says what was wrong.
 """
 
@@ -13,12 +14,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from gfs2py import stats
 from gfs2py.control.client import Control, Identity, Unreachable, all_mounts, connect
 from gfs2py.control.protocol import ControlError
 from gfs2py.fuse.control import find_mount
+from rhcs_tools import gfs2_files
 
 USAGE = """Usage: gfs2_tool COMMAND [--json] ...
 
@@ -33,6 +36,16 @@ journals MOUNTPOINT
     the journals and their sizes
 list
     all mounted file systems: device number, lock table, mount point
+lockdump MOUNTPOINT
+    all glocks with their holders and waiters, as the kernel's debugfs shows them; --json: those in use, with paths,
+    processes and nodes
+glocktop [ARGUMENTS]
+    run glocktop of gfs2-utils on the mounts of this machine
+gettune MOUNTPOINT
+settune MOUNTPOINT NAME VALUE
+    the tunables of a mount
+withdraw MOUNTPOINT
+    stop a mount at once: nothing more is written, every request fails
 sb DEVICE [all|proto|table|ondisk|multihost|uuid]
     print the superblock, or one value of it
 version
@@ -302,6 +315,46 @@ def sb(words: Words) -> Iterator[str]:
         yield f"{title} = {form.format(values[name])}"
 
 
+def lockdump(words: Words) -> Iterator[str]:
+    target, = _operands(words, 1, 1)
+    yield from gfs2_files.read(_directory(words, target) / ("glocks.json" if words.json else "glocks"))
+
+
+def _directory(words: Words, target: str) -> Path:
+    try:
+        return gfs2_files.directory_of(target, words.timeout_s)
+    except Unreachable as e:
+        raise Failed(f"{target}: {e}") from None
+
+
+def gettune(words: Words) -> Iterator[str]:
+    target, = _operands(words, 1, 1)
+    found = gfs2_files.tunables(_directory(words, target))
+    if words.json:
+        yield _json({name: int(value) for name, value in found.items()})
+    else:
+        yield from (f"{name} = {value}" for name, value in found.items())
+
+
+def settune(words: Words) -> Iterator[str]:
+    target, name, value = _operands(words, 3, 3)
+    directory = _directory(words, target)
+    known = gfs2_files.tunables(directory)
+    if name not in known:
+        raise Failed(f"{target}: there is no tunable {name!r}: {', '.join(known)}")
+    try:
+        gfs2_files.write(directory / "tune" / name, value)
+    except OSError as e:
+        raise Failed(f"{target}: {name} cannot be {value}: {e.strerror}") from None
+    yield from ()
+
+
+def withdraw(words: Words) -> Iterator[str]:
+    target, = _operands(words, 1, 1)
+    gfs2_files.write(_directory(words, target) / "withdraw", "1")
+    yield from ()
+
+
 def version(words: Words) -> Iterator[str]:
     from importlib.metadata import version as version_of  # slow to load, and nobody else needs it
 
@@ -320,12 +373,17 @@ def show_help(_: Words) -> Iterator[str]:
 
 COMMANDS: dict[str, Callable[[Words], Iterator[str]]] = {
     "counters": counters, "inflight": inflight, "df": df, "journals": journals, "list": list_mounts, "sb": sb,
+    "lockdump": lockdump, "gettune": gettune, "settune": settune, "withdraw": withdraw,
     "version": version, "help": show_help}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    words = Words()
     try:
-        words = parse(sys.argv[1:] if argv is None else argv)
+        if arguments[:1] == ["glocktop"]:
+            gfs2_files.glocktop(arguments[1:])
+        words = parse(arguments)
         if words.command not in COMMANDS:
             raise UsageError(f"unknown command {words.command!r}")
         for line in COMMANDS[words.command](words):

@@ -1,0 +1,113 @@
+"""The commands of gfs2_tool that go through a mount's control files: lockdump, gettune, settune, withdraw, glocktop."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from gfs2py.control.client import NobodyThere, Unreachable, connect
+from gfs2py.control.paths import DIRECTORY
+from gfs2py.controlfs.place import FS_TYPE
+from gfs2py.fuse import _mount, control
+
+LOOK_AGAIN_S = 0.05
+PIECE_BYTES = 1 << 16
+CLONE_NEWNS = 0x20000
+MS_BIND, MS_REC, MS_PRIVATE = 4096, 16384, 1 << 18
+# Where a tree of our own can be shown without touching anything of the machine: the first of these that is there.
+SHOW_AT = ("/sys/kernel/debug", "/sys/kernel", "/mnt")
+
+
+def directory_of(target: str, timeout_s: float) -> Path:
+    """Where the control files of a mount are. Raises Unreachable, OSError."""
+    limit = time.monotonic() + timeout_s
+    while True:
+        try:
+            with connect(target, timeout_s) as asked:
+                files = asked.identity().files
+        except NobodyThere as e:
+            raise Unreachable(str(e)) from None
+        if files:
+            return Path(files)
+        # A mount is live a moment before its files are.
+        if time.monotonic() > limit:
+            raise Unreachable("this mount has no control files (see the log of gfs2d)")
+        time.sleep(LOOK_AGAIN_S)
+
+
+def read(path: Path) -> Iterator[str]:
+    """A control file in pieces of whole lines, without the last newline of each."""
+    with path.open(errors="replace") as f:
+        while lines := f.readlines(PIECE_BYTES):
+            yield "".join(lines).removesuffix("\n")
+
+
+def write(path: Path, value: str) -> None:
+    """One value, in one write: what the mount says to it is the error raised."""
+    fd = os.open(path, os.O_WRONLY)
+    try:
+        os.write(fd, value.encode())
+    except OSError as e:
+        e.filename = os.fspath(path)
+        raise
+    finally:
+        os.close(fd)
+
+
+def tunables(directory: Path) -> dict[str, str]:
+    """Names and values, in order of the names."""
+    return {path.name: path.read_text().strip() for path in sorted((directory / "tune").iterdir())}
+
+
+# ---- glocktop -------------------------------------------------------------------------------------------------------
+
+def _escape(text: str) -> str:
+    return "".join(f"\\{ord(c):03o}" if c in " \t\n\\" else c for c in text)
+
+
+def mount_lines(debugfs: str, entries: Sequence[control.MountEntry]) -> str:
+    """A mount table in which our mounts look like the kernel's: type gfs2, and debugfs where our tree stands."""
+    lines = [f"debugfs {_escape(debugfs)} debugfs rw 0 0"]
+    lines += [f"{_escape(one.source)} {_escape(one.mount_point)} gfs2 rw 0 0" for one in entries
+              if one.fs_type.endswith(".gfs2") and os.path.exists(one.source)]
+    return "".join(line + "\n" for line in lines)
+
+
+def _lay_out(top: str, entries: Sequence[control.MountEntry]) -> None:
+    """The directories of debugfs that glocktop reads, as links to our files."""
+    os.mkdir(f"{top}/gfs2")
+    os.mkdir(f"{top}/dlm")
+    for one in entries:
+        where, name = os.path.split(one.mount_point)
+        if one.fs_type != FS_TYPE or where != os.fspath(DIRECTORY):
+            continue
+        os.symlink(one.mount_point, f"{top}/gfs2/{name}")
+        space = name.partition(":")[2] or name
+        for kind in ("locks", "waiters"):
+            if os.path.exists(f"{one.mount_point}/dlm_{kind}"):
+                os.symlink(f"{one.mount_point}/dlm_{kind}", f"{top}/dlm/{space}_{kind}")
+
+
+def glocktop(arguments: Sequence[str]) -> None:
+    """Becomes glocktop of gfs2-utils, which finds our files where it looks for the kernel's. Raises OSError.
+
+    It has fixed paths and reads /proc/mounts; so it runs in a mount namespace of its own, in which a small tmpfs stands
+    in for debugfs and its own /proc/PID/mounts calls our mounts gfs2. Outside nothing changes.
+    """
+    program = shutil.which("glocktop", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if program is None:
+        raise FileNotFoundError(2, "not found: install gfs2-utils", "glocktop")
+    entries = control.mounts()
+    _mount.unshare(CLONE_NEWNS)
+    _mount.mount(b"none", b"/", b"", MS_REC | MS_PRIVATE, b"")
+    top = next((path for path in SHOW_AT if os.path.isdir(path)), None) or tempfile.gettempdir()
+    _mount.mount(b"tmpfs", os.fsencode(top), b"tmpfs", 0, b"size=1m,mode=700")
+    _lay_out(top, entries)
+    table = f"{top}/mounts"
+    Path(table).write_text(mount_lines(top, entries), errors="surrogateescape")
+    _mount.mount(os.fsencode(table), f"/proc/{os.getpid()}/mounts".encode(), b"", MS_BIND, b"")
+    os.execv(program, ["glocktop", *arguments])
