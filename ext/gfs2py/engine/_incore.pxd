@@ -100,8 +100,8 @@ cdef struct glx:
     int32_t leaving                 # a demoter waits for the last holder, atomic
     uint64_t deleted                # inode: generation that a node deleted, from the lock value block
     uint64_t wanted_ns              # when another node asked for it (demote)
-    # As the kernel counts (gfs2-glocks.rst): smoothed round trip and its variance of requests that cannot block, of those
-    # that can, time between requests and its variance, requests, holders.
+    # As the kernel counts (gfs2-glocks.rst): smoothed round trip and its variance of requests that cannot block, of
+    # those that can, time between requests and its variance, requests, holders.
     int64_t stats[LKS_N]
 
 cdef struct lm_ops:

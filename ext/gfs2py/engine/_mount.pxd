@@ -34,6 +34,7 @@ cdef class Gfs2(FileSystemHandle):
     cdef bint closing
     cdef bint enter(self)           # True: *m stays until leave()
     cdef void leave(self)
+    cdef _nobody_looks(self)
     # the steps of a mount, in order
     cdef _caches(self, cache_bytes, uint32_t inodes)
     cdef _find_journals(self)

@@ -610,12 +610,16 @@ cdef class Gfs2(FileSystemHandle):
     cdef void leave(self):
         self.users -= 1
 
-    def _free(self):
-        cdef sbd* sd
+    cdef _nobody_looks(self):
+        """From here on; who does already is let finish."""
         self.closing = True
         while self.users:
             with nogil:
                 usleep(1000)
+
+    def _free(self):
+        cdef sbd* sd
+        self._nobody_looks()
         if self.m == NULL:
             return
         sd = &self.m.sd
@@ -656,6 +660,7 @@ cdef class Gfs2(FileSystemHandle):
         cdef int err
         if self.m == NULL:
             return
+        self._nobody_looks()
         with nogil:
             err = _shutdown(&self.m.f)
         reason = self.withdrawn
@@ -668,6 +673,7 @@ cdef class Gfs2(FileSystemHandle):
         """Free everything and write nothing more: what a power cut leaves stays on the device (for tests)."""
         if self.m == NULL:
             return
+        self._nobody_looks()
         self.m.sd.withdrawn = 1
         with nogil:
             if self.m.sd.gls != NULL:
