@@ -29,7 +29,8 @@ class MountView:
     def __init__(self, session: Session, mounted: Mounted, device: int, mount_point: str) -> None:
         self._session, self._mounted = session, mounted
         self.device, self.mount_point = device, mount_point
-        self.table = str(mounted.describe().get("locktable") or mounted.label)
+        # Without a table the label is the image's name, and the journal's number behind it.
+        self.table = str(mounted.describe().get("locktable") or mounted.label.rpartition(".")[0])
 
     def describe(self) -> Mapping[str, Any]:
         told = self._mounted.describe()
@@ -41,7 +42,7 @@ class MountView:
         return _inspect.uuid(self._mounted)
 
     def in_flight(self) -> Sequence[Mapping[str, Any]]:
-        return self._session.in_flight()
+        return [] if self._session.ended else self._session.in_flight()
 
     def root_number(self) -> int:
         return _inspect.root_number(self._mounted)

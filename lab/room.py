@@ -22,13 +22,13 @@ from typing import Any
 
 import trio
 
-from lab import rootfs, syscalls, wti
+from lab import foreign, rootfs, syscalls, wti
 from lab.delay import Relay
 from lab.errors import LabError
 from lab.machine import Machine
 from lab.network import Faults, Pair, between, bridge_batch, everyone, nft_rules
 from lab.place import Place
-from lab.spec import specs
+from lab.spec import needed_paths, specs
 from lab.topology import SWITCH_ADDRESS, Topology, from_json
 
 PACKET_BYTES_MAX = 64 << 10
@@ -343,6 +343,7 @@ def main(place: Place, notify: int) -> int:
         topology = from_json((place.path / "topology.json").read_text())
         syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWNET | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWIPC)
         rootfs.private_mounts()
+        foreign.drop_fuse(needed_paths(place, topology))
         syscalls.mount("proc", "/proc", "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
         socket.sethostname(f"lab-{place.name}"[:64])
         for name in ("all", "default"):

@@ -56,6 +56,11 @@ def host_paths() -> list[str]:
     return found
 
 
+def needed_paths(place: Place, room: Topology) -> list[str]:
+    """What of the host the room and its nodes use, wherever it is mounted."""
+    return [str(place.path), os.getcwd(), *host_paths(), *room.binds, *sys.path]
+
+
 def specs(place: Place, room: Topology) -> dict[str, Spec]:
     """For every machine. Raises LabError on a host that is laid out in a way we do not know."""
     if not os.path.islink("/sbin"):

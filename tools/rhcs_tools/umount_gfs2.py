@@ -2,7 +2,8 @@
 
     umount.gfs2 DIRECTORY-or-DEVICE [-flnrv]
 
-umount(2) of a fuseblk mount waits for the daemon itself; this waits on for its end, for plain fuse too.
+umount(2) of a fuseblk mount waits for the daemon itself; this waits on for its end, for plain fuse too. Where a copy of
+the mount in another mount namespace keeps the daemon alive, it says whose that is.
 Exit statuses as umount(8): 0 unmounted, 1 usage, 2 system error, 32 failure.
 """
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 EX_USAGE, EX_FAILURE = 1, 32
 MNT_FORCE, MNT_DETACH = 1, 2
 DAEMON_WAIT_S = 120.0
+SAY_AFTER_S = 2.0        # so long a daemon may take before it is asked who keeps it
 
 
 class Arguments:
@@ -107,10 +109,21 @@ def unmount(args: Arguments) -> int:
         return 0
     if args.verbose:
         print("umount.gfs2: waiting for gfs2d to end", flush=True)
-    if not select.select([daemon], [], [], DAEMON_WAIT_S)[0]:
+    if select.select([daemon], [], [], SAY_AFTER_S)[0]:
+        return 0
+    say_who(entry)
+    if not select.select([daemon], [], [], DAEMON_WAIT_S - SAY_AFTER_S)[0]:
         print(f"umount.gfs2: gfs2d of {entry.source} still runs after {DAEMON_WAIT_S:.0f} s", file=sys.stderr)
         return EX_FAILURE
     return 0
+
+
+def say_who(entry: control.MountEntry) -> None:
+    """Name the mount namespaces that still have the file system."""
+    from gfs2py.fuse.namespaces import holders  # seldom needed
+
+    for found in holders(entry.device):
+        print(f"umount.gfs2: {entry.source} stays in use, waiting: namespace {found}", file=sys.stderr, flush=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -15,8 +15,8 @@ from gfs2py.engine._incore cimport (GLOCK_TYPES, I_VALID, LKS_N, LM_ST_UNLOCKED,
 from gfs2py.engine._mount cimport Gfs2
 from gfs2py.engine._names cimport hint, names_find
 from gfs2py.engine._quotad cimport QUOTAD_QUOTA, QUOTAD_STATFS, quotad_ask, quotad_done
-from gfs2py.engine._sync cimport (dl_add_head, dl_add_tail, dl_del, dl_init, dlink, gl_atomic_load64, pthread_mutex_lock,
-                                  pthread_mutex_unlock, pthread_rwlock_t)
+from gfs2py.engine._sync cimport (dl_add_head, dl_add_tail, dl_del, dl_init, dlink, gl_atomic_load64,
+                                  pthread_mutex_lock, pthread_mutex_unlock, pthread_rwlock_t)
 from gfs2py.fuse._stat cimport stat_now
 
 from typing import NamedTuple
