@@ -3,10 +3,11 @@
     python3 -IS demo_work.py create|stream|append|read|log TARGET NODE SECONDS [COUNT]
     python3 -IS demo_work.py files|records|fill TARGET
 
-The first form says "ready", waits for a line on its standard input, and ends with one JSON line: how many operations
-were acknowledged (for a stream: MiB), in how many seconds, and the longest pause between two; while it runs, their
-number stands in the file COUNT. The second prints what is there: for each node how many files or records, after every
-one of them has been looked at; it fails at the first that is wrong. `fill` makes the file that `read` reads.
+The first form opens its file and says "ready", waits for a line on its standard input, and ends with one JSON line:
+how many operations were acknowledged (for a stream: MiB), in how many seconds, and the longest pause between two; while
+it runs, their number stands in the file COUNT. The second prints what is there: for each node how many files or
+records, after every one of them has been looked at; it fails at the first that is wrong. `fill` makes the file that
+`read` reads.
 """
 
 from __future__ import annotations
@@ -45,8 +46,11 @@ def block(number: int) -> bytes:
     return b"%016d" % number * (BLOCK_BYTES // 16)
 
 
+# Each opens what it needs and yields for the first time: it is ready. Then it yields after each operation.
+
 def create(directory: str, node: str) -> Generator[None, None, None]:
     """Files of about a block each, all the data in one write."""
+    yield
     number = 0
     while True:
         name = f"{node}-{number:07d}"
@@ -65,6 +69,7 @@ def stream(directory: str, node: str) -> Generator[None, None, None]:
     fd = os.open(os.path.join(directory, f"stream-{node}"), os.O_WRONLY | os.O_CREAT)
     space = os.fstatvfs(fd)
     pieces = min(STREAM_PIECES_MAX, 1 + space.f_bavail * space.f_frsize // (STREAM_SHARE * PIECE_BYTES))
+    yield
     number = 0
     try:
         while True:
@@ -79,6 +84,7 @@ def stream(directory: str, node: str) -> Generator[None, None, None]:
 def append(path: str, node: str) -> Generator[None, None, None]:
     """Records at the end of a file that others append to as well."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    yield
     number = 0
     while True:
         written(fd, record(node, number))
@@ -89,6 +95,7 @@ def append(path: str, node: str) -> Generator[None, None, None]:
 def log(path: str, node: str) -> Generator[None, None, None]:
     """As append, each record made durable."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    yield
     number = 0
     while True:
         written(fd, record(node, number))
@@ -101,6 +108,7 @@ def read(path: str, node: str) -> Generator[None, None, None]:
     """Blocks in random order, each compared."""
     rng = random.Random(node)
     fd = os.open(path, os.O_RDONLY)
+    yield
     while True:
         number = rng.randrange(READ_BLOCKS)
         if os.pread(fd, BLOCK_BYTES, number * BLOCK_BYTES) != block(number):
@@ -187,6 +195,7 @@ def main(argv: list[str]) -> int:
             print(json.dumps(LOOKS[argv[0]](argv[1])))
             return 0
         work = WORK[argv[0]](argv[1], argv[2])
+        next(work)
         print("ready", flush=True)
         if not sys.stdin.readline():
             return 1

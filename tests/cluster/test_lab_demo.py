@@ -124,7 +124,7 @@ def test_the_judge_of_records(tmp_path: Path) -> None:
 
 def test_the_judge_of_files(tmp_path: Path) -> None:
     work = demo_work.create(str(tmp_path), "web1")
-    for _ in range(3):
+    for _ in range(1 + 3):          # the first time it is ready
         next(work)
     assert demo_work.files(str(tmp_path)) == {"web1": 3}
     (tmp_path / "web1-0000001").rename(tmp_path / "web1-0000003")
