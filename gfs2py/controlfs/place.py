@@ -89,3 +89,15 @@ def choose(table: str, device: int, directory: Path = DIRECTORY) -> Place:
             path.mkdir(mode=0o700, exist_ok=True)
             return Place(path, lock)
     raise OSError(errno.EEXIST, "another mount has it", os.fspath(path))
+
+
+def sweep(directory: Path = DIRECTORY) -> None:
+    """Take away what daemons left that are dead, and whose watchdogs are. Touches no file of the living."""
+    for entry in control.mounts():
+        path = Path(entry.mount_point)
+        if entry.fs_type != FS_TYPE or path.parent != directory:
+            continue
+        with ignored(OSError):
+            lock = _lock(path)
+            if lock >= 0:
+                Place(path, lock).give_back()

@@ -149,14 +149,36 @@ def test_a_daemon_that_is_killed(gfs2: Mounted, mounts: Mounts, image: Path) -> 
     assert files_of(again) == files
 
 
-def test_a_dead_daemons_files_are_replaced(commands: Commands, gfs2: Mounted, mounts: Mounts, image: Path) -> None:
-    """Where its watchdog is dead, too, by the next mount of that table."""
-    files = files_of(gfs2)
+def kill_all_of(gfs2: Mounted) -> None:
+    """The daemon, and before it the watchdog that would tidy up; the dead mount itself stays."""
+    pid = gfs2.daemon()
     watchdog = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()
-                and _command(p) == [b"gfs2d-watchdog", str(gfs2.daemon()).encode()]]
+                and _command(p) == [b"gfs2d-watchdog", str(pid).encode()]]
     assert len(watchdog) == 1
     os.kill(watchdog[0], 9)
-    gfs2.kill()
+    os.kill(pid, 9)
+    wait_until_gone(pid)
+
+
+def test_a_dead_daemons_files_go_with_its_mount(gfs2: Mounted, mounts: Mounts, image: Path, tmp_path: Path) -> None:
+    """umount.gfs2 takes them away; those of the living stay."""
+    files = files_of(gfs2)
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "--sparse=always", image, copy], check=True)
+    living = files_of(mounts.mount(copy, name="other"))
+    kill_all_of(gfs2)
+    assert os.fspath(files) in control_mounts()
+    gfs2.commands.check(gfs2.commands.bin_dir / "umount.gfs2", gfs2.path)
+    assert os.fspath(files) not in control_mounts()
+    assert not files.exists()
+    assert (living / "fsname").read_text().startswith("test:")
+
+
+def test_a_dead_daemons_files_are_replaced(gfs2: Mounted, mounts: Mounts, image: Path) -> None:
+    """Where its watchdog is dead, too, by the next mount of that table."""
+    files = files_of(gfs2)
+    kill_all_of(gfs2)
+    gfs2.commands.check("umount", "-i", gfs2.path)
     assert os.fspath(files) in control_mounts()
     with pytest.raises(OSError) as caught:
         (files / "id").read_text()

@@ -105,6 +105,10 @@ def unmount(args: Arguments) -> int:
     except OSError as e:
         print(f"umount.gfs2: {entry.mount_point}: {os.strerror(e.errno or 0)}", file=sys.stderr)
         return EX_FAILURE
+    if daemon is None:
+        from gfs2py.controlfs.place import sweep  # it may have left its control files, if its watchdog is dead, too
+
+        sweep()
     if daemon is None or args.lazy:
         return 0
     if args.verbose:
