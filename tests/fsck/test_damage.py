@@ -61,6 +61,34 @@ def test_owners_are_named(kernel_4096: Snapshot) -> None:
     assert {a for a, _ in found[0].owners} == {p.ino("sparse/low").addr, p.ino("sparse/truncated").addr}
 
 
+def test_paths_after_a_second_walk(kernel_4096: Snapshot) -> None:
+    """Two owners of one block make the checker walk again; what it knew of names stays known."""
+    p = Patient(MemoryDevice.from_snapshot(kernel_4096))
+    p.di("deep/level1/level2/level3", "di_entries", 77)
+    p.ptr(p.ino("sparse/truncated").addr, 232, next(p.r.data_blocks(p.ino("sparse/low")))[1])
+    report = check(p.dev)
+    assert report.of("block_duplicate")
+    assert [f.path for f in report.of("dir_entries")] == ["/deep/level1/level2/level3"]
+
+
+def test_a_disk_that_changes_under_the_checker(kernel_4096: Snapshot) -> None:
+    """Before the second walk many inodes come into the bitmaps, more than the inode table has places."""
+    dev = MemoryDevice.from_snapshot(kernel_4096)
+    p = Patient(dev)
+    block = next(p.r.data_blocks(p.ino("sparse/low")))[1]
+    p.ptr(p.ino("sparse/truncated").addr, 232, block)
+    group = p.rgrp_of(block)
+    changed = []
+
+    def progress(what: str, done: int, of: int) -> None:
+        if what == "pass1b" and not changed:
+            dev.write(group["ri_addr"] * p.bsize + 128, b"\xff" * (p.bsize - 128))
+            changed.append(done)
+    report = check(dev, progress=progress)
+    assert changed
+    assert len(report.of("block_duplicate")) == 1
+
+
 def test_paths(kernel_4096: Snapshot) -> None:
     """A file with a finding of pass 1, a directory deep down, and a system file are named."""
     p = Patient(MemoryDevice.from_snapshot(kernel_4096))

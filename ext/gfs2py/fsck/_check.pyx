@@ -30,8 +30,13 @@ cdef int _cmp_conflict(const void* a, const void* b) noexcept nogil:
 
 
 cdef void _conflict_finding(fsck* fs, const conflict* c) noexcept nogil:
-    """What is wrong with a block that two have, or that the bitmap does not give to its owner."""
+    """What is wrong with a block that two have, or that the bitmap does not give to its owner.
+
+    A second walk that could not read what the first one did (the disk fails, or somebody writes to it) takes
+    nothing back.
+    """
     cdef finding* f
+    cdef uint32_t n = max(c.n_claims, c.n_first)
     if c.state == 0:
         f = report(fs, K_BLOCK_NOT_ALLOCATED, c.block, c.owner[0], 1, 0)
         if f != NULL:
@@ -40,8 +45,8 @@ cdef void _conflict_finding(fsck* fs, const conflict* c) noexcept nogil:
         f = report(fs, K_BLOCK_IS_DINODE, c.block, c.owner[0], 1, c.state)
         if f != NULL:
             f.aux = c.how[0]
-    if c.n_claims > 1:
-        f = report(fs, K_BLOCK_DUPLICATE, c.block, c.owner[0], c.owner[1], c.n_claims)
+    if n > 1:
+        f = report(fs, K_BLOCK_DUPLICATE, c.block, c.owner[0], c.owner[1], n)
         if f != NULL:
             f.aux = c.how[0] | <uint64_t>c.how[1] << 8 | <uint64_t>c.how[2] << 16 | <uint64_t>c.how[3] << 24
             finding_name(f, <const char*>&c.owner[2], 16)
@@ -223,9 +228,12 @@ cdef class Checker:
         return rc == 0
 
     def list_dirs(self):
-        """After pass 1: which inodes are directories. Returns how many."""
+        """After pass 1: which inodes are directories. Returns how many.
+
+        The second walk goes through those of the first, which know their parents: it reads no entries.
+        """
         self._need(2)
-        if self.stage < 3:
+        if self.ds.d == NULL:
             self._done(dirs_init(&self.fs, &self.ds))
             self._done(want_names(&self.fs, &self.ds))
         memset(&self.c, 0, sizeof(cursor))
@@ -279,6 +287,7 @@ cdef class Checker:
         self.w.c = NULL
         drop_bitmaps(&self.fs)
         for i in range(self.fs.conf_cap):
+            self.fs.conf[i].n_first = self.fs.conf[i].n_claims
             self.fs.conf[i].n_claims = 0
 
     def report_conflicts(self):

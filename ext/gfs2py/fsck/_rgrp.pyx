@@ -291,11 +291,20 @@ cdef int _one_bitmap(fsck* fs, uint64_t i, uint64_t k, const char* buf, gfs2_rgr
     return _take_bits(rg, c, <const uint8_t*>buf + off)
 
 
+cdef void _drop_group(fsck* fs, const rgrp* rg) noexcept nogil:
+    cdef uint64_t i
+    for i in range(rg.chunk0, rg.chunk0 + rg.length):
+        free(fs.ch[i].bits)
+        free(fs.ch[i].rank)
+        fs.ch[i].bits = NULL
+        fs.ch[i].rank = NULL
+
+
 cdef int _one_rgrp(fsck* fs, uint64_t i) noexcept nogil:
     cdef rgrp* rg = &fs.rg[i]
     cdef gfs2_rgrp head
     cdef uint64_t list[READ_AHEAD]
-    cdef uint64_t k = 0, j, n, got
+    cdef uint64_t k = 0, j, n, got, known = rg.n_inodes
     cdef int rc
     memset(&head, 0, sizeof(head))
     rg.n_inodes = 0
@@ -314,6 +323,11 @@ cdef int _one_rgrp(fsck* fs, uint64_t i) noexcept nogil:
             if rc:
                 return rc
         k += got
+    if fs.it != NULL and rg.n_inodes != known:
+        # Loaded once more, and the disk is another one than before: somebody writes to it, or it fails. The places in
+        # the inode table are given away, so the group counts as empty.
+        _drop_group(fs, rg)
+        rg.n_inodes = known
     if head.rg_header.mh_magic != 0:
         if be32toh(head.rg_free) != rg.n_free:
             report(fs, K_RG_FREE, rg.addr, 0, rg.n_free, be32toh(head.rg_free))
@@ -350,11 +364,8 @@ cdef int number_inodes(fsck* fs) noexcept nogil:
 cdef void drop_bitmaps(fsck* fs) noexcept nogil:
     """Forget the map, so that it can be loaded once more for the second walk."""
     cdef uint64_t i
-    for i in range(fs.n_ch):
-        free(fs.ch[i].bits)
-        free(fs.ch[i].rank)
-        fs.ch[i].bits = NULL
-        fs.ch[i].rank = NULL
+    for i in range(fs.n_rg):
+        _drop_group(fs, &fs.rg[i])
 
 
 # ---- what nobody referenced ----

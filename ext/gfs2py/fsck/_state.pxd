@@ -199,6 +199,7 @@ cdef struct exception_entry:    # an inode whose formal number or link count doe
 cdef struct conflict:
     uint64_t block
     uint32_t n_claims
+    uint32_t n_first            # in the first walk
     uint32_t state              # what the bitmap on disk says
     uint64_t owner[MAX_OWNERS]
     uint8_t how[MAX_OWNERS]

@@ -341,10 +341,11 @@ cdef uint32_t next_inodes(fsck* fs, cursor* c, uint64_t rg_end, uint64_t* blocks
             c.rg += 1
             c.k = 0
             c.bit = 0
-            if c.rg < fs.n_rg:
-                c.index = fs.rg[c.rg].ino0 if n == 0 else c.index
-                if n == 0:
-                    first[0] = c.index
+            if c.rg < fs.n_rg and c.index != fs.rg[c.rg].ino0:
+                c.index = fs.rg[c.rg].ino0      # a group before it counts as empty
+                if n:
+                    break
+                first[0] = c.index
             continue
         ch = &fs.ch[fs.rg[c.rg].chunk0 + c.k]
         if ch.rank == NULL or c.bit >= ch.n_blocks:
