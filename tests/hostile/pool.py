@@ -25,7 +25,9 @@ from dataclasses import dataclass, field
 
 from hostile.bank import Base
 from hostile.exercise import Finding, run_case, sanitised
+from hostile.footprint import Footprint, few_arenas, left_behind
 from hostile.mutate import draw
+from watch import Watch
 
 SLOWER = 6 if sanitised() else 1
 HANG_S = 60 * SLOWER
@@ -73,7 +75,7 @@ class Worker:
 
     def __init__(self, bases: Sequence[Base], seed: int, first: int, stop: int, step: int) -> None:
         self.step, self.stop = step, stop
-        self.now, self.since = -1, time.monotonic()
+        self.now = -1
         self.buffer = b""
         self.log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by reap)
         self.pipe, told = os.pipe()
@@ -90,6 +92,7 @@ class Worker:
             finally:
                 os._exit(status)
         os.close(told)
+        self.watch = Watch(self.pid, still_s=HANG_S, spin_s=HANG_S)
 
     def child(self, bases: Sequence[Base], seed: int, first: int, told: int) -> None:
         os.dup2(self.log.fileno(), 1)
@@ -98,13 +101,14 @@ class Worker:
         faulthandler.enable(all_threads=True)
         faulthandler.register(signal.SIGUSR1, all_threads=True)
         gc.freeze()
+        few_arenas()
         if not sanitised():
             soft = 4 << 30
             resource.setrlimit(resource.RLIMIT_AS, (soft, soft))
         for number in range(first, self.stop, self.step):
             os.write(told, b"B %d\n" % number)
             forget_peak()
-            before, cpu = peak_bytes(), time.process_time()
+            before, cpu, began_with = peak_bytes(), time.process_time(), Footprint.now()
             try:
                 seen, fields = run_one(bases, seed, number)
             except Finding as e:
@@ -115,6 +119,8 @@ class Worker:
                 self.say(told, "F", number, f"took {used:.1f} s of processor time")
             if peak_bytes() - before > GROWTH_BYTES:
                 self.say(told, "F", number, f"memory grew by {(peak_bytes() - before) >> 20} MiB")
+            elif kept := left_behind(began_with, lambda n=number: run_one(bases, seed, n)):
+                self.say(told, "F", number, f"not given back: {kept}")
             self.say(told, "E", number, [seen, fields, used])
 
     def say(self, told: int, kind: str, number: int, what: object) -> None:
@@ -126,7 +132,7 @@ class Worker:
         if not data:
             return []
         *whole, self.buffer = (self.buffer + data).split(b"\n")
-        self.since = time.monotonic()
+        self.watch.sign()
         return whole or [b""]
 
     def reap(self) -> tuple[int, str]:
@@ -169,9 +175,9 @@ class Pool:
             for key, _ in self.selector.select(1.0):
                 self.hear(key.data)
             for key in list(self.selector.get_map().values()):
-                if time.monotonic() - key.data.since > HANG_S:
+                if key.data.watch.verdict():
                     key.data.kill()
-                    key.data.since = time.monotonic()
+                    key.data.watch.sign()
             if self.seconds and time.monotonic() - began > self.seconds and not out_of_time:
                 out_of_time = True
                 for key in list(self.selector.get_map().values()):

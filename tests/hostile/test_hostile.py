@@ -11,6 +11,7 @@ import errno
 import mmap
 import os
 import random
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,10 +23,11 @@ from gfs2py.block import MemoryDevice, RecordingDevice
 from gfs2py.edit.patch import patch_field
 from gfs2py.engine import _mount
 from gfs2py.errors import CorruptionError
-from gfs2py.fsck import _check
+from gfs2py.fsck import _check, check
 from hostile import exercise, pool
 from hostile.bank import Base, bases
 from hostile.exercise import Finding, Mounted, Walk, run_case
+from hostile.footprint import Footprint, left_behind
 from hostile.mutate import FIELDS, Damage, draw
 from hostile.pool import Pool, sanitised
 from hostile.rule import Rule, world
@@ -33,6 +35,7 @@ from hostile.rule import Rule, world
 CASES = int(os.environ.get("GFS2PY_HOSTILE_CASES", "400" if sanitised() else "2000"))
 SECONDS = float(os.environ.get("GFS2PY_HOSTILE_SECONDS", "0"))
 JOBS = 2
+FORGOTTEN: list[object] = []
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +88,18 @@ def test_pointer_before_the_superblock(bank: list[Base]) -> None:
             run_case(damage, random.Random(n))
 
 
+def test_a_second_walk_leaves_nothing_behind(bank: list[Base]) -> None:
+    """Found by seed 777 after 26,000 cases: wherever a block had two owners, the checker forgot a megabyte."""
+    base = bank[0]
+    one, other = base.map.pointers["file level 0"][:2]
+    dev = MemoryDevice.from_snapshot(base.snapshot)
+    dev.write(other.block * base.map.bsize + other.at, dev.read(one.block * base.map.bsize + one.at, 8))
+    assert check(dev).of("block_duplicate")
+    before = Footprint.now()
+    check(dev)
+    assert not left_behind(before, lambda: check(dev))
+
+
 # -- what the harness must notice
 
 
@@ -105,11 +120,32 @@ def spin() -> None:
         pass
 
 
+def wait() -> None:
+    threading.Event().wait()
+
+
 def eat() -> None:
     """Fresh pages: a block from malloc could be one that the tests before left resident in the heap."""
     with mmap.mmap(-1, pool.GROWTH_BYTES + (64 << 20)) as fresh:
         for at in range(0, len(fresh), mmap.PAGESIZE):
             fresh[at] = 1
+
+
+def forget_memory() -> None:
+    ctypes.CDLL(None).malloc(1 << 20)
+
+
+def forget_thread() -> None:
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+
+
+def forget_mapping() -> None:
+    """Address space alone."""
+    FORGOTTEN.append(mmap.mmap(-1, 64 << 20))
+
+
+def forget_descriptor() -> None:
+    os.open(os.devnull, os.O_RDONLY)
 
 
 def own_error() -> None:
@@ -124,18 +160,22 @@ def overrun() -> None:
 
 
 @pytest.mark.parametrize(("act", "said"), [(overrun, "AddressSanitizer: heap-buffer-overflow")] * sanitised() + [
-    (os.abort, "signal 6"), (spin, "signal 9"), (eat, "memory grew by"), (own_error, "IndexError: planted"),
-    (lambda: os._exit(3), "exit status 3")])
+    (forget_mapping, "bytes of address space")] * (not sanitised()) + [
+    (forget_memory, "bytes of memory"), (forget_thread, "1 threads"), (forget_descriptor, "1 descriptors"),
+    (os.abort, "signal 6"), (spin, "signal 9"), (wait, "signal 9"), (eat, "memory grew by"),
+    (own_error, "IndexError: planted"), (lambda: os._exit(3), "exit status 3")])
 def test_what_happens_to_a_worker(bank: list[Base], monkeypatch: pytest.MonkeyPatch, act: object, said: str) -> None:
     """It is one finding, of the case that did it, and the other cases are run all the same."""
-    monkeypatch.setattr(pool, "HANG_S", 6 * pool.SLOWER if act is spin else pool.HANG_S)
+    if act in (spin, wait):
+        monkeypatch.setattr(pool, "HANG_S", 6 * pool.SLOWER)
     plant(monkeypatch, 5, act)
     told: list[str] = []
     result = Pool(bank, 3, 0, 9, jobs=2, tell=told.append).run()
     assert [n for n, _ in result.findings] == [5]
     assert said in result.findings[0][1]
     assert "--seed 3 --case 5" in told[0]
-    assert result.cases == 9 - (act is not eat)
+    goes_on = act in (eat, forget_memory, forget_mapping, forget_thread, forget_descriptor)
+    assert result.cases == 9 - (not goes_on)
 
 
 def test_sanitised_build() -> None:
