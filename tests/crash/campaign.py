@@ -22,8 +22,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from watch import Watch
+
 TESTS = Path(__file__).resolve().parents[1]
-HANG_S = 120.0              # a task takes seconds, on a slow machine tens of them
+STILL_S, SPIN_S = 120.0, 120.0      # a task takes seconds
 COUNTED = {"power": "cuts", "faults": "failed I/Os"}
 
 
@@ -95,7 +97,7 @@ class Worker:
         os.set_blocking(self.process.stdout.fileno(), False)
         self.left = b""
         self.task = "starting"
-        self.since = time.monotonic()
+        self.watch = Watch(self.process.pid, still_s=STILL_S, spin_s=SPIN_S)
 
     def lines(self) -> Iterator[dict[str, object]]:
         """What it has said since the last time."""
@@ -123,7 +125,7 @@ class Worker:
 def judge_worker(worker: Worker, outcome: Outcome) -> None:
     """Take in what the worker said; add a failure if it failed, died or hangs."""
     for said in worker.lines():
-        worker.since = time.monotonic()
+        worker.watch.sign()
         if "begun" in said:
             worker.task = str(said["begun"])
         else:
@@ -134,9 +136,10 @@ def judge_worker(worker: Worker, outcome: Outcome) -> None:
     if worker.process.poll() is not None:
         outcome.failures.append(f"{outcome.kind} --task {worker.task!r}: ended with {worker.process.returncode}\n"
                                 + worker.end())
-    elif time.monotonic() - worker.since > HANG_S:
+    elif stuck := worker.watch.verdict():
         # SIGABRT: faulthandler says where all threads are.
-        outcome.failures.append(f"{outcome.kind} --task {worker.task!r}: hangs\n" + worker.end(signal.SIGABRT))
+        outcome.failures.append(f"{outcome.kind} --task {worker.task!r}: hangs, {stuck}\n"
+                                + worker.end(signal.SIGABRT))
 
 
 def campaign(kind: str, seed: int, *, count: int = 0, seconds: float, workers: int = 0,

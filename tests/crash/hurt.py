@@ -13,10 +13,10 @@ import errno
 import random
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from crash.mixes import MIXES, Mix
-from crash.model import History, State, Step, see
+from crash.model import FILE, History, Rec, State, Step, see
 from crash.oracle import Judge, Lost, brief, walk
 from crash.power import Run, draw, judge_cut, mount, perform
 from crash.shapes import ACL, Shape, small
@@ -24,6 +24,7 @@ from crash.workload import Workload
 from gfs2py.block._faulty import FaultyDevice
 from gfs2py.block._memory import MemoryDevice, Snapshot
 from gfs2py.block._recording import RecordingDevice
+from gfs2py.edit.reader import Reader
 from gfs2py.engine.volume import Volume
 
 KINDS = ("read", "write", "flush", "discard")
@@ -167,28 +168,52 @@ def mix_of(shape: Shape) -> Mix:
     return replace(MIXES[shape.mix], sync_share=0.15)
 
 
-def base_of(shape: Shape, seed: int) -> tuple[Snapshot, State]:
-    """A disk as a crash left it, and what it holds after its replay."""
+@dataclass(frozen=True, slots=True)
+class Crashed:
+    """A disk as a crash left it, what it holds after its replay, and what stands in its files' blocks."""
+
+    snapshot: Snapshot
+    state: State
+    blocks: dict[int, bytes]    # by serial: the content, and what lies behind its end
+
+
+def base_of(shape: Shape, seed: int) -> Crashed:
+    """The base of all runs of a seed."""
     run = perform(replace(shape, steps=25), seed)
     pending = run.device.pending(run.device.epochs)
     snapshot = run.device.cut(run.device.epochs, range(len(pending))).snapshot()
-    scratch = mount(MemoryDevice.from_snapshot(snapshot), shape)
+    device = MemoryDevice.from_snapshot(snapshot)
+    scratch = mount(device, shape)
     try:
         state = Workload(scratch, None, random.Random(0), MIXES[shape.mix]).state
     finally:
         scratch.abandon()
-    return snapshot, state
+    return Crashed(snapshot, state, {serial: whole_blocks(Reader(device), rec) for serial, rec in state.items()
+                                     if rec.kind == FILE and not rec.jdata})
 
 
-def one_run(shape: Shape, seed: int, base: tuple[Snapshot, State], k: int, *, sticky: bool,
+def whole_blocks(reader: Reader, rec: Rec) -> bytes:
+    """A file's content and what stands behind its end: an append may have reached the disk whose size did not."""
+    inode = reader.inode(rec.ino)
+    found = bytearray(rec.content)
+    for index, _, raw in reader.contents(reader.data_blocks(inode)):
+        if (index + 1) * reader.bsize > len(rec.content):
+            found += bytes((index + 1) * reader.bsize - len(found))
+            at = max(index * reader.bsize, len(rec.content))
+            found[at:(index + 1) * reader.bsize] = raw[at - index * reader.bsize:]
+    return bytes(found)
+
+
+def one_run(shape: Shape, seed: int, base: Crashed, k: int, *, sticky: bool,
             bad: tuple[int, int] = (0, 0)) -> tuple[Run, int, int]:
     """Mount, work, sync, unmount, with I/O number k failing or writes to a `bad` place: the run, how many I/Os failed,
     and how many the mount needs."""
-    recording = RecordingDevice(MemoryDevice.from_snapshot(base[0]))
+    recording = RecordingDevice(MemoryDevice.from_snapshot(base.snapshot))
     faulty = FaultyDevice(recording, fail_at=k, kinds=KINDS, sticky=sticky, torn=bool(k % 2), bad=bad, seed=k)
     marks: Counter[str] = Counter()
-    history = History([base[1]])
-    judge = Judge(history, shape.bsize, writeback=shape.writeback, hurt=True, marks=marks)
+    history = History([base.state])
+    judge = Judge(history, shape.bsize, writeback=shape.writeback, hurt=True, marks=marks,
+                  behind=base.blocks)
     run = Run(shape, seed, recording, history, judge, {}, None, marks)     # type: ignore[arg-type]
     try:
         volume = mount(faulty, shape)
@@ -197,7 +222,7 @@ def one_run(shape: Shape, seed: int, base: tuple[Snapshot, State], k: int, *, st
         marks["mounts that failed"] += 1
         return run, faulty.failed, 0
     reads = faulty.count
-    work = Hurt(volume, recording, random.Random(f"faults {seed}"), mix_of(shape), known=base[1])
+    work = Hurt(volume, recording, random.Random(f"faults {seed}"), mix_of(shape), known=base.state)
     work.sticky = sticky
     work.told = judge.told
     run.history = judge.history = history = work.history

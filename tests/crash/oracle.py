@@ -157,6 +157,9 @@ class Judge:
     hurt: bool = False              # an I/O failed: bytes that no acknowledgement covers may be as old as the last one
     unknown: int | None = None      # serial of a file that a failed operation left half changed
     told: dict[int, int] = field(default_factory=dict)      # serial: the state at which an error of its data was told
+    # What the files' blocks held at first, also behind their ends: once a write to such a block has failed, and its
+    # error was told, growth uncovers it. It is what somebody wrote there, to this file, before the crash.
+    behind: dict[int, bytes] = field(default_factory=dict)
     marks: Counter[str] = field(default_factory=Counter)
 
     def judge(self, epoch: int, got: Recovered) -> int:
@@ -275,6 +278,8 @@ class Judge:
             last = i + 1 if busy and rec.jdata else i
             low = i if low <= i else low
         versions = self.versions(serial, min(low, last), max(low, last))
+        if serial in self.told and serial in self.behind and not journaled:
+            versions.append(self.behind[serial])
         size = len(data)
         for off in range(0, size, SECTOR):
             sector = data[off:off + SECTOR]
