@@ -358,13 +358,20 @@ def test_other_attentions_change_nothing(target: FakeTarget) -> None:
 
 
 def test_a_silent_target_is_asked_and_left(target: FakeTarget) -> None:
+    """Pings are answered, so the command is waited for; hanging up ends that."""
     with IscsiDevice(target.url, options=QUICK) as device:
-        target.plan = once(READ16, Do("silence"))
-        # Pings are answered, so the command is waited for; hanging up ends that.
+        silent = threading.Event()
+
+        def plan(command: Command) -> Do:
+            if command.opcode == READ16 and not silent.is_set():
+                silent.set()
+                return Do("silence")
+            return ANSWER
+        target.plan = plan
         reader = threading.Thread(target=device.read, args=(0, BLOCK))
         reader.start()
-        while not device.status().in_flight:
-            pass
+        silent.wait()           # in flight is not enough: the target may not have got it yet
+        assert device.status().in_flight == 1
         target.hang_up()
         reader.join()
         assert device.status().sessions == 2
