@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from bench.__main__ import RESULTS, idle_poll
 from bench.cluster import claims
-from bench.cluster.crew import Crew
+from bench.cluster.crew import SETTLE_LIMIT_S, Crew
 from bench.cluster.peers import PEERS, ClusterPeer, Gfs2, Gfs2Alone
 from bench.cluster.rows import GROUPS, ONCE, Run
 from bench.report import OURS, Results, Samples, lines, save, table
@@ -116,7 +116,7 @@ def room_of(args: argparse.Namespace) -> Iterator[Bench]:
     size = GIB // 2 if args.smoke else 4 * GIB
     with Lab(topology(args.nodes, args.kinds, size)) as room:
         room.start_cluster()
-        with Crew(room) as crew:
+        with Crew(room, 0.1 if args.smoke else SETTLE_LIMIT_S) as crew:
             bench = Bench(room, crew, args)
             bench.prepare()
             yield bench

@@ -50,8 +50,8 @@ class Outcome:
 class Crew:
     """One worker per node of a room that is up."""
 
-    def __init__(self, room: Lab) -> None:
-        self.room = room
+    def __init__(self, room: Lab, settle_limit_s: float = SETTLE_LIMIT_S) -> None:
+        self.room, self.settle_limit_s = room, settle_limit_s
         self.nodes = [n.name for n in room.topology.nodes]
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._usage = Path(cgroups.path_of(room.place.name)) / "cpu.stat"
@@ -115,8 +115,8 @@ class Crew:
             return 0.0
 
     def settle(self) -> None:
-        """Wait until the room has nothing left to do, or for ten seconds."""
-        deadline = time.monotonic() + SETTLE_LIMIT_S
+        """Wait until the room has nothing left to do, or for so long."""
+        deadline = time.monotonic() + self.settle_limit_s
         before, began = self.cpu_us(), time.monotonic()
         while time.monotonic() < deadline:
             time.sleep(SETTLE_STEP_S)
