@@ -17,8 +17,8 @@ from lab import Lab, cgroups
 AHEAD_NS = 20_000_000           # from the order to the beginning: time for all to hear it
 ANSWER_S = 120.0
 NS = 10 ** 9
-# What a row leaves to be done later (inodes to delete, data to write back) must not be the next one's burden: a room has
-# settled when it uses less than this part of a processor for that long.
+# What a row leaves to be done later (inodes to delete, data to write back) must not be the next one's burden: a room
+# has settled when it uses less than this part of a processor for that long.
 SETTLED, SETTLE_STEP_S, SETTLE_LIMIT_S = 0.1, 0.1, 10.0
 
 
