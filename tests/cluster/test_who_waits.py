@@ -40,7 +40,7 @@ def test_a_wait_names_who_is_in_the_way() -> None:
         sh(room, "web2", "mkdir /gfs2/d; echo one > /gfs2/d/file")
         sh(room, "web1", "exec 3>>/gfs2/d/file; echo two >&3")
         files = f"/run/gfs2/{TABLE}"
-        wait_until(lambda: TABLE in sh(room, "web2", "ls /run/gfs2"), "the control files")
+        wait_until(lambda: "id" in sh(room, "web2", f"ls {files} || true"), "the control files")
         assert sh(room, "web2", f"cd {files}/lock_module; cat proto_name jid first first_done block") == \
             "lock_dlm\n1\n0\n1\n0\n"
         sh(room, "web1", "kill -STOP $(pgrep -x gfs2d)")

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fuse.conftest import wait_until
-from gfs2py.control.client import connect
+from gfs2py.control.client import Unreachable, connect
 from gfs2py.control.paths import DIRECTORY
 from gfs2py.fuse import control
 from interop.commands import Commands, Mounted, Mounts, wait_until_gone
@@ -46,9 +46,15 @@ def gfs2(mounts: Mounts, image: Path) -> Mounted:
 
 def files_of(gfs2: Mounted) -> Path:
     """The directory of a mount's control files, once they are there."""
-    with connect(os.fspath(gfs2.path), timeout_s=FILES_LIMIT_S) as asked:
-        wait_until(lambda: asked.identity().files != "", "the control files", FILES_LIMIT_S)
-        return Path(asked.identity().files)
+    def look() -> str:
+        try:
+            with connect(os.fspath(gfs2.path), timeout_s=FILES_LIMIT_S) as asked:
+                return asked.identity().files
+        except Unreachable:         # not even its socket yet
+            return ""
+
+    wait_until(lambda: look() != "", "the control files", FILES_LIMIT_S)
+    return Path(look())
 
 
 def tool(gfs2: Mounted, *words: str) -> str:

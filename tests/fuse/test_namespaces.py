@@ -33,14 +33,14 @@ def test_umount_names_who_has_a_copy(gfs2: Mounted) -> None:
     try:
         assert other.stdout is not None
         assert other.stdout.readline() == "there\n"
-        umount = subprocess.Popen([gfs2.commands.bin_dir / "umount.gfs2", gfs2.path], stderr=subprocess.PIPE, text=True)
+        umount = subprocess.Popen([gfs2.commands.bin_dir / "umount.gfs2", gfs2.path], stderr=subprocess.PIPE, bufsize=0)
         assert umount.stderr is not None
         # The last of possibly several: other namespaces of the machine may have been copied meanwhile, too.
         namespace = os.readlink(f"/proc/{other.pid}/ns/mnt")
         line = ""
         while namespace not in line:
             assert select.select([umount.stderr], [], [], PATIENCE_S)[0], "it waits silently"
-            line = umount.stderr.readline()
+            line = umount.stderr.readline().decode()
             assert line.startswith(f"umount.gfs2: {gfs2.image} stays in use, waiting: namespace mnt:["), line
         assert f"mounted on {gfs2.path}, pid {other.pid} (sleep)" in line
         assert Path(f"/proc/{daemon}").exists()
