@@ -15,6 +15,7 @@ from gfs2py.fuse import _mount, control
 
 BEAT_INTERVAL_S = 5.0
 CHECK_INTERVAL_S = 2.0
+DEATH_WAIT_S = 2.0
 _SIGKILL_BIT = 1 << (_mount.SIGKILL - 1)
 
 
@@ -153,11 +154,22 @@ def _clean_up(watched: _Watched) -> None:
         from gfs2py.control.paths import socket_path  # when it is needed, long after the fork
 
         socket_path(watched.device).unlink(missing_ok=True)
-    if watched.files:
-        from gfs2py.controlfs.place import take_away
-
-        take_away(watched.files)
     for entry in reversed(control.mounts()):
         if entry.device == watched.device:
             with ignored(OSError):
                 _mount.umount(os.fsencode(entry.mount_point), control.MNT_DETACH)
+    with ignored(OSError):
+        _clear_files(watched.files)
+
+
+def _clear_files(path: str) -> None:
+    """The control files; not those of a new mount of the same table, if that is there already."""
+    if not path:
+        return
+    from pathlib import Path
+
+    from gfs2py.controlfs.place import clear
+
+    limit = time.monotonic() + DEATH_WAIT_S
+    while not clear(Path(path)) and time.monotonic() < limit:
+        time.sleep(0.05)        # the daemon we killed is still dying

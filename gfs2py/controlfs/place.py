@@ -91,6 +91,15 @@ def choose(table: str, device: int, directory: Path = DIRECTORY) -> Place:
     raise OSError(errno.EEXIST, "another mount has it", os.fspath(path))
 
 
+def clear(path: Path) -> bool:
+    """Take away what a dead daemon left there; False while somebody living has it. Raises OSError."""
+    lock = _lock(path)
+    if lock < 0:
+        return False
+    Place(path, lock).give_back()
+    return True
+
+
 def sweep(directory: Path = DIRECTORY) -> None:
     """Take away what daemons left that are dead, and whose watchdogs are. Touches no file of the living."""
     for entry in control.mounts():
@@ -98,6 +107,4 @@ def sweep(directory: Path = DIRECTORY) -> None:
         if entry.fs_type != FS_TYPE or path.parent != directory:
             continue
         with ignored(OSError):
-            lock = _lock(path)
-            if lock >= 0:
-                Place(path, lock).give_back()
+            clear(path)

@@ -149,7 +149,9 @@ def test_a_daemon_that_is_killed(gfs2: Mounted, mounts: Mounts, image: Path) -> 
     """Its watchdog takes the files away; the next mount has the same place."""
     files, pid = files_of(gfs2), gfs2.daemon()
     gfs2.kill()
-    wait_until(lambda: os.fspath(files) not in control_mounts() and not files.exists(), "the files to go", 60)
+    lock = DIRECTORY / f".{files.name}.lock"
+    wait_until(lambda: os.fspath(files) not in control_mounts() and not files.exists() and not lock.exists(),
+               "the files to go", 60)
     wait_until_gone(pid)
     again = mounts.mount(image, name="again")
     assert files_of(again) == files
