@@ -29,7 +29,8 @@ from cman.ccs.problems import ConfigError
 from cman.fence import domain as fence
 from cman.fence.plan import unfencing
 from cman.fence.shell import Shell
-from cman.handlers import Handlers
+from cman.handlers import Handlers, Use
+from cman.leftovers import Register, Unkillable
 from cman.logs import start_log
 from cman.network import NetworkError, Place, find_me, locate
 from cman.node import Changed, Effect, Ended, Log, NodeMachine, State
@@ -54,7 +55,8 @@ class Unstartable(Exception):
 class Daemon:
     """The owner of the machine: feeds it, and does what it says."""
 
-    def __init__(self, config: Config, place: Place, state: StateDirectory, options: argparse.Namespace) -> None:
+    def __init__(self, config: Config, place: Place, state: StateDirectory, register: Register,
+                 options: argparse.Namespace) -> None:
         """Raises Unstartable, StateError."""
         self.node = NodeMachine(place.me.nodeid, config, state.ring_seq(), lambda: int(time.time()),
                                 fencing=not options.no_fencing)
@@ -70,6 +72,7 @@ class Daemon:
         self._why = ""
         self._said_votes = False
         self._server = Server()
+        self._register = register
         self.fencing = Shell(self, Path(config.text("fence_daemon", "override_path") or ""))
         self._handlers = Handlers(self, self._server.clients)
 
@@ -103,6 +106,10 @@ class Daemon:
         """What the agents made of it."""
         self.node.fence_result(nodeid, success, says, self.now())
         self.pump()
+
+    def users_changed(self, users: Sequence[Use]) -> None:
+        """Raises OSError."""
+        self._register.note((u.pid, u.name) for u in users)
 
     def vouched(self, name: str) -> None:
         """A human says that a node is off."""
@@ -292,8 +299,10 @@ def serve(options: argparse.Namespace, config: Config) -> int:
         prefer_us()
     place = locate(config, me)
     state = StateDirectory(options.state, config.name, me.nodeid)
-    daemon = Daemon(config, place, state, options)
-    with SocketPlace(options.socket) as socket_place:
+    register = Register(options.socket.with_name(f"{options.socket.name}.users"))
+    daemon = Daemon(config, place, state, register, options)
+    with SocketPlace(options.socket) as socket_place:       # it is ours: there is no other cman on this node
+        register.end_leftovers()
         log.info("node %s (id %d, %s) of cluster %s, configuration version %d", me.name, me.nodeid,
                  place.addresses[me.nodeid], config.name, config.version)
         why = trio.run(daemon.run, socket_place)
@@ -309,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     start_log(socket.gethostname(), options.debug, options.syslog)
     try:
         return serve(options, store.load_file(options.config))
-    except (ConfigError, NetworkError, StateError, Unstartable) as e:
+    except (ConfigError, NetworkError, StateError, Unkillable, Unstartable) as e:
         for line in str(e).splitlines():
             log.error("%s", line)
     except OSError as e:

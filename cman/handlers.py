@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +19,7 @@ from cman.ccs.problems import ConfigError
 from cman.ccs.settings import VOTES_MAX
 from cman.fence.domain import FenceOver
 from cman.fence.shell import Shell
+from cman.leftovers import start_ticks
 from cman.node import NodeMachine, State
 from cman.protocol import Arguments, CmanError
 from cman.server import Client, Handler
@@ -45,12 +47,13 @@ class Owner(Protocol):
     async def finished(self, number: int) -> spread.Finished: ...
     async def ended(self) -> None: ...
     def multicast_address(self) -> str: ...
+    def users_changed(self, users: Sequence[Use]) -> None: ...    # raises OSError
     fencing: Shell
     def set_debug(self, level: int) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class _Use:
+class Use:
     """A subsystem that a client has registered."""
 
     name: str
@@ -64,6 +67,8 @@ class Handlers:
         self._owner, self._clients = owner, clients
         self._released = trio.Event()
         self._told: Cluster | None = None
+        # Of connections that ended without giving them back: the process may live on.
+        self._lost: list[Use] = []
 
     def table(self) -> dict[str, Handler]:
         return {"cluster": self.cluster, "nodes": self.nodes, "version": self.version, "config": self.config,
@@ -75,8 +80,8 @@ class Handlers:
 
     # What is so
 
-    def in_use(self) -> list[_Use]:
-        return [_Use(name, c.pid) for c in self._clients.values() for name in c.subsystems]
+    def in_use(self) -> list[Use]:
+        return [Use(name, c.pid) for c in self._clients.values() for name in c.subsystems]
 
     def _now(self) -> Cluster:
         ports = sorted({0} | {p for c in self._clients.values() for p in c.subsystems.values() if p is not None})
@@ -227,6 +232,11 @@ class Handlers:
         if len(client.subsystems) >= protocol.SUBSYSTEMS_PER_CLIENT_MAX:
             raise CmanError(protocol.BUSY, f"{len(client.subsystems)} subsystems are registered already")
         client.subsystems[name] = port
+        try:
+            self._write_down()
+        except OSError as e:
+            del client.subsystems[name]
+            raise CmanError(protocol.FAILED, f"{name} cannot be written down: {e.strerror} ({e.filename})") from None
         self._owner.node.dirty = True
         self.changed()
         return _NOTHING
@@ -238,7 +248,14 @@ class Handlers:
         self._release()
         return _NOTHING
 
+    def _write_down(self) -> None:
+        """For a later cman of this node (cman.leftovers). Raises OSError."""
+        self._lost = [u for u in self._lost if start_ticks(u.pid) is not None]
+        self._owner.users_changed(self.in_use() + self._lost)
+
     def _release(self) -> None:
+        with contextlib.suppress(OSError):      # a line too many names a process that has ended
+            self._write_down()
         self._released.set()
         self._released = trio.Event()
         self.changed()
@@ -247,6 +264,7 @@ class Handlers:
         """A connection has ended: the client leaves its groups with PROCDOWN, and what it registered is free."""
         for name in client.subsystems:
             log.warning("subsystem %s of pid %d has gone without a word", name, client.pid)
+            self._lost.append(Use(name, client.pid))
         self._owner.node.process_gone(client.number, self._owner.now())
         self._owner.pump()
         if client.subsystems:

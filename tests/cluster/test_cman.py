@@ -8,7 +8,7 @@ import signal
 import socket
 import stat
 import subprocess
-import time
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,15 @@ from cman.client import Cman, Configuration, Delivered, Group, Member, Reason, o
 from cman.protocol import CmanError, Unreachable
 
 pytestmark = pytest.mark.slow
+
+# Registers at the socket given and stays, even when its cman has gone.
+HOLDER = """import sys, time
+from cman.ask import Asker
+from pathlib import Path
+cman = Asker(Path(sys.argv[1]))
+cman.ask("register", subsystem="gfs2:my-gfs2")
+print("registered", flush=True)
+time.sleep(1000)"""
 
 STATUS_FIELDS = ["Version", "Config Version", "Cluster Name", "Cluster Id", "Cluster Member", "Cluster Generation",
                  "Membership state", "Nodes", "Expected votes", "Total votes", "Quorum",
@@ -141,16 +150,25 @@ def test_a_node_that_was_frozen_does_not_go_on_with_its_state(ring: Rig) -> None
     ring.wait_members([one, two])
     three.kill(signal.SIGCONT)
     ring.wait_members(ring.nodes)       # nothing was in use there
-    with Asker(three.socket) as cman:
-        cman.ask("register", subsystem="gfs2:my-gfs2")
-        three.kill(signal.SIGSTOP)
-        ring.wait_members([one, two])
-        three.kill(signal.SIGCONT)
-        cman.wait_closed(time.monotonic() + 30)
-    assert three.daemon is not None
-    assert three.daemon.wait(30) == 1
-    assert "has state of before" in three.log()
-    ring.wait_members([one, two])
+    # A process of its own: it is killed in the end.
+    with subprocess.Popen([sys.executable, "-c", HOLDER, three.socket], stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "registered\n"
+            three.kill(signal.SIGSTOP)
+            ring.wait_members([one, two])
+            three.kill(signal.SIGCONT)
+            assert three.daemon is not None
+            assert three.daemon.wait(30) == 1
+            assert "has state of before" in three.log()
+            ring.wait_members([one, two])
+            assert holder.poll() is None
+            three.start()                   # no member as long as something is left of its old life
+            assert holder.wait(30) == -signal.SIGKILL
+            ring.wait_members(ring.nodes)
+        finally:
+            holder.kill()
+    assert f"pid {holder.pid} (gfs2:my-gfs2) is left from before: killed" in three.log()
 
 
 def test_leave_and_rejoin(ring: Rig) -> None:
