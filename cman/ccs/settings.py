@@ -186,7 +186,8 @@ SECTIONS: tuple[Section, ...] = (
         _flag("enable_deadlk", False, "Look for deadlocks."),
         _flag("enable_plock", True, "Carry fcntl locks."),
         _number("plock_rate_limit", 0, 0, 1_000_000, "fcntl locks per second; 0: no limit."),
-        *_idle("enable_fencing timewarn plock_debug plock_ownership drop_resources_time drop_resources_count drop_resources_age"))),
+        *_idle("enable_fencing timewarn plock_debug plock_ownership"),
+        *_idle("drop_resources_time drop_resources_count drop_resources_age"))),
     Section("cluster/dlm/lockspace", "One lockspace.", (
         _name("name", "Its name."), _flag("nodir", False, "No directory: masters by weight.")), many=True),
     Section("cluster/dlm/lockspace/master", "A node that masters locks.", (
