@@ -31,11 +31,11 @@ FILE_SYSTEM = "my-gfs2"
 DEBIAN_FSCK = "/usr/sbin/fsck.gfs2"
 WORKER = Path(__file__).with_name("demo_work.py")
 ASKED = "[y/n] "                # after that a person types
-COMMAND_LIMIT_S = 180.0
+COMMAND_LIMIT_S, POLL_S = 180.0, 0.02
 NAMES_WIDTH, FIGURE_WIDTH = 30, 7
 OUTAGE_S = 1.0                  # how long the iSCSI target stays away
-BEFORE_FAULT_S = 1.0            # writers run that long before something is done to them
-AFTER_FAULT_S = 4.0
+AROUND_FAULT_S = 2.0            # writers run that long before and after something is done to them
+UNTIL_TOLD = 0.0                # instead of a worker's seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +83,14 @@ def table(nodes: Sequence[str], rows: Sequence[tuple[Row, float, Sequence[float]
     return "\n".join(lines)
 
 
+def tell(process: subprocess.Popen[str]) -> None:
+    """A line for a worker, which may have failed meanwhile: its result says so."""
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write("\n")
+        process.stdin.flush()
+
+
 class Running:
     """Workers on some nodes at once."""
 
@@ -91,16 +99,17 @@ class Running:
         self._processes = {node: demo.popen(node, [work, target, node, str(seconds)])
                            for node, target in targets.items()}
 
-    def go(self) -> None:
-        """All are started before the first of them begins. Raises LabError."""
+    def ready(self) -> None:
+        """Waits until all have their files open. Raises LabError."""
         for node, process in self._processes.items():
             assert process.stdout is not None
             if process.stdout.readline() != "ready\n":
                 raise LabError(f"{node}: {self._work}: {process.communicate()[1].strip()}")
+
+    def tell(self) -> None:
+        """To begin; a second time: to end."""
         for process in self._processes.values():
-            assert process.stdin is not None
-            process.stdin.write("go\n")
-            process.stdin.flush()
+            tell(process)
 
     def results(self) -> dict[str, Result]:
         """Waits for all. Raises LabError with what the first that failed has said."""
@@ -139,10 +148,7 @@ class Demo:
     def doomed(self, node: str, work: str, target: str) -> Path:
         """A worker that nobody waits for; how far it came stands in the file returned, whatever becomes of it."""
         progress = self.room.place.shared / f"{target}-{work}"
-        process = self.popen(node, [work, target, node, str(COMMAND_LIMIT_S), f"/lab/{progress.name}"])
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.flush()
+        tell(self.popen(node, [work, target, node, str(UNTIL_TOLD), f"/lab/{progress.name}"]))
         return progress
 
     def look(self, node: str, kind: str, target: str) -> dict[str, int]:
@@ -258,7 +264,8 @@ class Demo:
             for target in sorted({t if row.work != "append" else "." for t in targets.values()}):
                 self.quiet(nodes[0], ["mkdir", "-p", f"{MOUNT_POINT}/{target}"])
         running = Running(self, row.work, targets, self.seconds)
-        running.go()
+        running.ready()
+        running.tell()
         results = running.results()
         if row.look:
             self.judged(judge, row.look, targets, results)
@@ -280,13 +287,16 @@ class Demo:
 
         Returns what there is to say of it. Raises LabError when anything that was acknowledged is not there.
         """
-        seconds = BEFORE_FAULT_S + AFTER_FAULT_S
         targets = {node: f"{name}-{node}" for node in nodes}, dict.fromkeys(nodes, f"{name}-all")
-        logs, shared = Running(self, "log", targets[0], seconds), Running(self, "append", targets[1], seconds)
-        logs.go()
-        shared.go()
-        time.sleep(BEFORE_FAULT_S)
+        logs, shared = Running(self, "log", targets[0], UNTIL_TOLD), Running(self, "append", targets[1], UNTIL_TOLD)
+        for say in (Running.ready, Running.tell):
+            say(logs)
+            say(shared)
+        time.sleep(AROUND_FAULT_S)
         fault()
+        time.sleep(AROUND_FAULT_S)
+        logs.tell()
+        shared.tell()
         durable, appended = logs.results(), shared.results()
         self.judged(nodes[-1], "records", targets[0], durable)
         self.judged(nodes[-1], "records", targets[1], appended)
@@ -316,6 +326,11 @@ class Demo:
         self.doomed(victim, "append", "crash-all")
 
         def fault() -> None:
+            deadline = time.monotonic() + COMMAND_LIMIT_S
+            while not durable.exists() or not durable.read_text():
+                if time.monotonic() > deadline:
+                    raise LabError(f"{victim} made no record durable within {COMMAND_LIMIT_S:.0f} s")
+                time.sleep(POLL_S)
             self.say(f"# lab power crash {victim}")
             self.room.power("crash", victim)
 

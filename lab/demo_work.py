@@ -4,10 +4,10 @@
     python3 -IS demo_work.py files|records|fill TARGET
 
 The first form opens its file and says "ready", waits for a line on its standard input, and ends with one JSON line:
-how many operations were acknowledged (for a stream: MiB), in how many seconds, and the longest pause between two; while
-it runs, their number stands in the file COUNT. The second prints what is there: for each node how many files or
-records, after every one of them has been looked at; it fails at the first that is wrong. `fill` makes the file that
-`read` reads.
+how many operations were acknowledged (for a stream: MiB), in how many seconds, and the longest pause between two. With
+0 for SECONDS it goes on until a second line comes. While it runs, the number stands in the file COUNT. The second form
+prints what is there: for each node how many files or records, after every one of them has been looked at; it fails at
+the first that is wrong. `fill` makes the file that `read` reads.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import select
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -123,10 +124,10 @@ def written(fd: int, data: bytes) -> None:
 
 
 def measure(work: Generator[None, None, None], seconds: float, count_fd: int = -1) -> dict[str, float]:
-    """Do it for that long; the last operation may take longer."""
+    """Do it for that long, or until there is something to read; the last operation may take longer."""
     start = last = time.monotonic()
     count, longest = 0, 0.0
-    while last - start < seconds:
+    while last - start < seconds or (not seconds and not select.select([0], [], [], 0)[0]):
         next(work)
         now = time.monotonic()
         longest = max(longest, now - last)
@@ -197,7 +198,7 @@ def main(argv: list[str]) -> int:
         work = WORK[argv[0]](argv[1], argv[2])
         next(work)
         print("ready", flush=True)
-        if not sys.stdin.readline():
+        if not os.read(0, PIECE_BYTES):
             return 1
         count_fd = os.open(argv[4], os.O_WRONLY | os.O_CREAT) if argv[4:] else -1
         print(json.dumps(measure(work, float(argv[3]), count_fd)), flush=True)
