@@ -98,7 +98,7 @@ def lock_name(kind: int, number: int) -> bytes:
 
 
 def nodes_of(resource: Resource | None, our_nodeid: int) -> dict[str, Any] | None:
-    """The nodes at a resource: {"master", "granted": [{"node", "mode", "pid"}], "waiting": [...]}.
+    """The nodes at a resource: {"here", "master", "granted": [{"node", "mode", "pid"}], "waiting": [...]}.
 
     Only the master knows all of them; elsewhere there is our own lock and the master's number (0: not known yet).
     """
@@ -111,4 +111,4 @@ def nodes_of(resource: Resource | None, our_nodeid: int) -> dict[str, Any] | Non
             granted.append({"node": node, "mode": DLM_MODES[lock.grmode], "pid": lock.pid})
         if lock.queue != "granted" and lock.rqmode >= 0:
             waiting.append({"node": node, "mode": DLM_MODES[lock.rqmode], "pid": lock.pid})
-    return {"master": resource.master, "granted": granted, "waiting": waiting}
+    return {"here": our_nodeid, "master": resource.master, "granted": granted, "waiting": waiting}

@@ -58,6 +58,10 @@ def test_a_wait_names_who_is_in_the_way() -> None:
             told = sh(room, "web2", f"cat {files}/glocks")
             below = told[told.index(line):].splitlines()[1]
             assert re.fullmatch(rf" H: s:SH f:W e:0 p:{waiter['pid']} \[cat\] \w+", below)
+            (told,) = sh(room, "web2", "gfs2_tool waits /gfs2").splitlines()
+            assert told.startswith(f"cat (pid {waiter['pid']}, ")
+            assert f" waits for SH of inode {one['number']} (/d/file) for " in told
+            assert told.endswith(f": node {nodes['web1']} holds EX")
             seen = sh(room, "web2", "gfs2_tool glocktop -n 1 -d 1 -s 1 < /dev/null")
             assert f"p:{waiter['pid']} [cat]" in seen
             assert f"Granted EX on node {nodes['web1']} " in seen

@@ -1,14 +1,18 @@
-"""The commands of gfs2_tool that go through a mount's control files: lockdump, gettune, settune, withdraw, glocktop."""
+"""The commands of gfs2_tool that go through a mount's control files: waits, lockdump, gettune, settune, withdraw and
+glocktop."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from gfs2py import stats
 from gfs2py.control.client import NobodyThere, Unreachable, connect
 from gfs2py.control.paths import DIRECTORY
 from gfs2py.controlfs.place import FS_TYPE
@@ -61,6 +65,32 @@ def write(path: Path, value: str) -> None:
 def tunables(directory: Path) -> dict[str, str]:
     """Names and values, in order of the names."""
     return {path.name: path.read_text().strip() for path in sorted((directory / "tune").iterdir())}
+
+
+def _in_the_way(glock: Mapping[str, Any]) -> str:
+    """Who holds what others wait for, as far as this node knows."""
+    found = [f"{h['comm']} (pid {h['pid']}, {h['request']}) holds {h['state']} here"
+             for h in glock["holders"] if not h["waits"]]
+    nodes = glock["nodes"]
+    if nodes is not None:
+        others = [g for g in nodes["granted"] if g["node"] != nodes["here"]]
+        found += [f"node {g['node']} holds {g['mode']}" for g in others]
+        if not others and nodes["master"] not in (0, nodes["here"]):
+            found.append(f"node {nodes['master']} knows (it masters the lock)")
+    return ", ".join(found) or "nobody that is known here"
+
+
+def waits(lines: Iterable[str]) -> Iterator[str]:
+    """glocks.json for a person: a line per waiter, and who is in its way; the longest wait first."""
+    found = []
+    for glock in map(json.loads, lines):
+        where = f"{glock['type']} {glock['number']}" + (f" ({glock['path']})" if glock["path"] else "")
+        for one in glock["holders"]:
+            if one["waits"]:
+                who = f"{one['comm']} (pid {one['pid']}, {one['request']})"
+                found.append((one["for_ns"], f"{who} waits for {one['state']} of {where} for "
+                                             f"{stats.time_text(one['for_ns'])}: {_in_the_way(glock)}"))
+    yield from (text for _, text in sorted(found, key=lambda pair: -pair[0]))
 
 
 # ---- glocktop -------------------------------------------------------------------------------------------------------

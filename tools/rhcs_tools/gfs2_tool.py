@@ -36,6 +36,8 @@ journals MOUNTPOINT
     the journals and their sizes
 list
     all mounted file systems: device number, lock table, mount point
+waits MOUNTPOINT
+    who waits for a lock, and who is in the way
 lockdump MOUNTPOINT
     all glocks with their holders and waiters, as the kernel's debugfs shows them; --json: those in use, with paths,
     processes and nodes
@@ -320,6 +322,16 @@ def lockdump(words: Words) -> Iterator[str]:
     yield from gfs2_files.read(_directory(words, target) / ("glocks.json" if words.json else "glocks"))
 
 
+def waits(words: Words) -> Iterator[str]:
+    target, = _operands(words, 1, 1)
+    pieces = gfs2_files.read(_directory(words, target) / "glocks.json")
+    lines = (line for piece in pieces for line in piece.splitlines())
+    if words.json:
+        yield _json([one for one in map(json.loads, lines) if any(h["waits"] for h in one["holders"])])
+    else:
+        yield from gfs2_files.waits(lines)
+
+
 def _directory(words: Words, target: str) -> Path:
     try:
         return gfs2_files.directory_of(target, words.timeout_s)
@@ -373,7 +385,7 @@ def show_help(_: Words) -> Iterator[str]:
 
 COMMANDS: dict[str, Callable[[Words], Iterator[str]]] = {
     "counters": counters, "inflight": inflight, "df": df, "journals": journals, "list": list_mounts, "sb": sb,
-    "lockdump": lockdump, "gettune": gettune, "settune": settune, "withdraw": withdraw,
+    "waits": waits, "lockdump": lockdump, "gettune": gettune, "settune": settune, "withdraw": withdraw,
     "version": version, "help": show_help}
 
 

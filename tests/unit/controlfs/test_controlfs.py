@@ -19,6 +19,7 @@ from gfs2py.controlfs.holders import Requests, lock_name, nodes_of, waited_for
 from gfs2py.controlfs.place import folder_name
 from gfs2py.controlfs.tree import File, Folder, Tree, number_of, value_of
 from gfs2py.engine._inspect import BusyGlock
+from rhcs_tools import gfs2_files
 
 
 def request(unique: int, opcode: str, node: int, *, pid: int, tid: int = 0, state: str = "running",
@@ -238,9 +239,29 @@ def test_the_nodes_at_a_lock() -> None:
     view = FakeView(found=[glock()], met=[met], shared={"nodeid": 2})
     (told,) = [json.loads(line) for line in formats.glocks_json(view).splitlines()]
     assert (told["type"], told["path"], told["state"]) == ("inode", "/a", "SH")
-    assert told["nodes"] == {"master": 2, "granted": [{"node": 1, "mode": "EX", "pid": 70}],
+    assert told["nodes"] == {"here": 2, "master": 2, "granted": [{"node": 1, "mode": "EX", "pid": 70}],
                              "waiting": [{"node": 2, "mode": "PR", "pid": 80}]}
     assert nodes_of(None, 2) is None
     text = formats.dlm_locks(view, lambda: 3_001_000).decode().splitlines()
     assert text[1:] == ['10 1 20 70 0 0 0 2 5 -1 3000 2 24 "       2               7"',
                         '10 0 20 80 0 0 0 1 -1 3 3000 2 24 "       2               7"']
+
+
+def test_waits_for_a_person() -> None:
+    """The longest first; local holders by their processes, others by their nodes, or who could tell."""
+    def one(path: str | None, holders: list[dict[str, Any]], nodes: dict[str, Any] | None) -> str:
+        return json.dumps({"type": "inode", "number": 7, "path": path, "holders": holders, "nodes": nodes})
+
+    def holder(pid: int, waits: bool, for_ns: int = 0) -> dict[str, Any]:
+        return {"state": "SH" if waits else "EX", "waits": waits, "pid": pid, "comm": f"p{pid}", "command": "",
+                "request": "READ" if waits else "WRITE", "for_ns": for_ns}
+
+    lines = [one(None, [holder(1, True, 10**9)],
+                 {"here": 1, "master": 3, "granted": [{"node": 1, "mode": "PR", "pid": 8}], "waiting": []}),
+             one("/a", [holder(5, False), holder(2, True, 2 * 10**9)],
+                 {"here": 1, "master": 1, "granted": [{"node": 4, "mode": "EX", "pid": 9}], "waiting": []}),
+             one("/b", [holder(6, False)], None), one("/c", [holder(3, True)], None)]
+    assert list(gfs2_files.waits(lines)) == [
+        "p2 (pid 2, READ) waits for SH of inode 7 (/a) for 2s: p5 (pid 5, WRITE) holds EX here, node 4 holds EX",
+        "p1 (pid 1, READ) waits for SH of inode 7 for 1s: node 3 knows (it masters the lock)",
+        "p3 (pid 3, READ) waits for SH of inode 7 (/c) for 0ns: nobody that is known here"]
