@@ -121,14 +121,21 @@ def remove(run: Run, node: str, path: str) -> None:
 
 
 def turns(run: Run) -> Iterator[Figure]:
-    """Two nodes that take turns at one file, with nothing but reads and writes; none may be lost."""
+    """Two nodes that take turns at one file, with nothing but reads and writes.
+
+    With ours none may be lost; another file system that shows a node old data for a while takes its time, and is named.
+    """
     pair = run.nodes[:2]
     if len(pair) < 2:
         return
     run.one(pair[0], "counter", path="turns", value=0)
     got = run.on(pair, "turns", path="turns", me=[0, 1], of=2)
-    if run.one(pair[1], "counter", path="turns")["count"] != got.count:
-        raise RuntimeError(f"{run.peer.name}: {got.count:.0f} turns were taken, the file counts another number")
+    counted = run.one(pair[1], "counter", path="turns")["count"]
+    if counted != got.count:
+        said = f"{run.peer.name}: {got.count:.0f} turns were taken, a node that looks counts {counted}: stale data"
+        if isinstance(run.peer, Gfs2):
+            raise RuntimeError(said)
+        print(f"bench: {said}", file=sys.stderr)
     yield "turns on one file, 2 nodes, of each", got.per_second / 2, "op/s"
     yield "turns on one file, 2 nodes: processor", got.cpu_us / max(got.count, 1), "us/op"
     yield "turns on one file, 2 nodes: packets", got.packets / max(got.count, 1), "1/op"
