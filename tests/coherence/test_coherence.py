@@ -217,6 +217,32 @@ def test_creates_ask_nobody() -> None:
     assert c.findings() == []
 
 
+def test_what_is_read_and_then_changed_is_asked_for_once() -> None:
+    """Two nodes that take turns soon ask for EX without SH before it; two that only read soon share again."""
+    turns = 40
+    with Cluster(2, 9) as c:
+        volumes = [c.nodes[n].volume for n in (0, 1)]
+        volumes[0].create("f", bytes(8))
+        nodes = [v.node("f") for v in volumes]
+
+        def messages(write: bool) -> int:
+            before = c.master.messages
+            for i in range(turns):
+                calls = volumes[i % 2].calls
+                value = int.from_bytes(calls.read(nodes[i % 2], 0, 8), "little")
+                assert value == (i if write else turns)
+                if write:
+                    calls.write(nodes[i % 2], 0, (value + 1).to_bytes(8, "little"))
+            return c.master.messages - before
+
+        # A request, the call to yield, the other's demotion and its answer, the grant.
+        assert messages(write=True) <= 5 * turns + 20
+        assert messages(write=False) <= 20
+        for v, node in zip(volumes, nodes, strict=True):
+            v.calls.forget(node)
+    assert c.findings() == []
+
+
 def test_mounts_come_and_go() -> None:
     with Cluster(3, 4) as c:
         c.nodes[0].volume.create("a", b"of 0")

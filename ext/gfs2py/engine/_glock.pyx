@@ -25,6 +25,8 @@ cdef enum:
     AGAIN_NS = 500000               # between two looks at a glock that cannot be let go yet
     IDLE_NS = 50000000              # a demoter looks at its list at least this often
     ROUNDS_MAX = 16                 # invalidations before the gate is closed all the same
+    # One of glx.flags: this node reads what it then changes, so SH would only be a detour. See _plan.
+    GLX_MIGRATES = 65536
 
 
 # ---- setting up -----------------------------------------------------------------------------------------------------
@@ -384,6 +386,8 @@ cdef int32_t _plan(gls* gs, glx* x) noexcept nogil:
         w = w.next
     if want <= x.gl.state:
         return -1
+    if x.flags & GLX_MIGRATES and want == LM_ST_SHARED and x.gl.state == LM_ST_UNLOCKED and not (all_try or noexp):
+        want = LM_ST_EXCLUSIVE
     x.req_flags = (LM_NOEXP if noexp else 0) | (LM_TRY_1CB if all_try else 0)
     if x.gl.state != LM_ST_UNLOCKED:
         # Two nodes that both convert from SH would wait for each other: at once or not at all, then from below.
@@ -435,6 +439,8 @@ cdef void _refused(gls* gs, glx* x) noexcept nogil:
     gs.n_refused += 1
     if x.gl.state != LM_ST_UNLOCKED:
         x.flags |= GLX_NOUP
+        if x.gl.type == LM_TYPE_INODE:
+            x.flags |= GLX_MIGRATES
     while w != NULL:
         after = w.next
         if w.flags & GL_TRY and w.mode > x.gl.state:
@@ -780,6 +786,8 @@ cdef int _demote(gls* gs, glx* x) noexcept nogil:
         pthread_rwlock_unlock(&x.gl.rw)
         return 1
     x.need_reg = 0
+    if have == LM_ST_EXCLUSIVE and x.dirty_seq == 0:
+        x.flags &= ~<uint32_t>GLX_MIGRATES      # it was only read this time
     pthread_mutex_unlock(&gs.lock)
     began = stat_now()
     err = gs.go(x, target)
