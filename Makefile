@@ -15,7 +15,7 @@ DEBS_BUILD := gcc libc6-dev linux-libc-dev zlib1g-dev libiscsi-dev libfuse3-dev 
 	util-linux mount
 DEBS_DEMO := gfs2-utils iproute2 nftables
 DEBS_LAB := iproute2 nftables iputils-ping tgt fence-agents telnet
-DEBS_TEST := gfs2-utils qemu-system-x86 attr acl e2fsprogs fio xz-utils zstd procps hostname $(DEBS_LAB)
+DEBS_TEST := gfs2-utils qemu-system-x86 attr acl e2fsprogs fio xz-utils zstd procps hostname ctdb $(DEBS_LAB)
 DEBS_BENCH := gfs2-utils e2fsprogs fuse2fs fio bindfs ntfs-3g fuse3
 DEBS_BENCH_CLUSTER := $(DEBS_LAB) e2fsprogs glusterfs-server glusterfs-client
 

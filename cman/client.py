@@ -33,10 +33,15 @@ _READ_BYTES = 64 << 10
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """A message, at the same place in the order on every member."""
+    """A message, at the same place in the order on every member.
+
+    late: a member is lost, of which the next Configuration tells, and what it said before this message is lost with it;
+    the lost one itself may have heard it.
+    """
 
     sender: Member
     data: bytes
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,7 @@ def _event(told: Message) -> Event:
         data = told.get("data")
         if not isinstance(data, bytes):
             raise ProtocolError("a message without data")
-        return Delivered(_member(told.get("sender")), data)
+        return Delivered(_member(told.get("sender")), data, told.get("late") is True)
     try:
         return Configuration(tuple(_member(m) for m in told["members"]),
                              tuple((_member(m), Reason(r)) for m, r in told["joined"]),

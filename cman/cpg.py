@@ -66,12 +66,17 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class GroupMessage:
-    """A message for the local members `to` of a group, in agreed order."""
+    """A message for the local members `to` of a group, in agreed order.
+
+    late: a member of the group is lost, of which a GroupChange is about to tell, and what it said before this message,
+    and may have heard itself, is lost with it.
+    """
 
     group: str
     sender: Member
     payload: bytes
     to: tuple[int, ...]
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +145,8 @@ class CpgMachine:
         self._lists: dict[NodeId, tuple[tuple[str, int], ...]] = {}
         # Members of the ring that do not count any more; they are about to go.
         self._expelled: frozenset[NodeId] = frozenset()
+        # Members of the old ring that are lost, while its last messages come.
+        self._lost: frozenset[NodeId] = frozenset()
         self._refused = False
         self._effects: list[GroupEffect] = []
 
@@ -219,7 +226,10 @@ class CpgMachine:
             self._place += 1
             self._deliver(effect)
         elif isinstance(effect, ConfigChange) and effect.kind is Kind.REGULAR:
+            self._lost = frozenset()
             self._change(effect)
+        elif isinstance(effect, ConfigChange):
+            self._lost = frozenset(effect.left)
         self._flush(now_ns)
 
     def _change(self, change: ConfigChange) -> None:
@@ -272,7 +282,8 @@ class CpgMachine:
         elif kind == Type.MESSAGE:
             to = self._local(group)
             if present and to:
-                self._effects.append(GroupMessage(group, member, m.payload[at:], to))
+                late = bool(self._lost) and any(m.node in self._lost for m in self._groups[group])
+                self._effects.append(GroupMessage(group, member, m.payload[at:], to, late))
         else:
             raise ValueError(f"unknown type {kind}")
 

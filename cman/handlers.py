@@ -206,7 +206,7 @@ class Handlers:
 
     def group_message(self, effect: cpg.GroupMessage) -> None:
         data = protocol.frame({"event": "deliver", "group": effect.group, "sender": list(effect.sender),
-                               "data": effect.payload})
+                               "data": effect.payload, "late": effect.late})
         for number in effect.to:
             if (client := self._clients.get(number)) is not None:
                 client.push(data)

@@ -3,6 +3,7 @@ from typing import Any
 
 from gfs2py.block._device import BlockDevice
 from gfs2py.engine._lockmanager import LockManager
+from gfs2py.engine._plock import FileLocks
 from gfs2py.fuse._ops import FileSystemHandle
 
 FLAGS: dict[str, int]
@@ -10,6 +11,7 @@ FLAGS: dict[str, int]
 class Gfs2(FileSystemHandle):
     jid: int
     journals: int
+    file_locks: FileLocks | None
     recovered: list[dict[str, int]]
     def __init__(self, device: BlockDevice, *, flags: Iterable[str] = ..., jid: int = 0, norecovery: bool = False,
                  cache_bytes: int = ..., inodes: int = ..., commit_ms: int = 30000, statfs_s: int = 30,

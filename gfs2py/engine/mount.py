@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from gfs2py.engine._lockmanager import LockManager
+    from gfs2py.engine._plock import FileLocks
 
     class Seat(Protocol):
         """This node's place among those that have the file system mounted."""
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
         @property
         def locks(self) -> LockManager: ...
         def start(self) -> Seat: ...
-        def mounted(self, replay: Callable[[int], bool]) -> None: ...
+        def mounted(self, replay: Callable[[int], bool], file_locks: FileLocks | None) -> None: ...
         def state(self) -> dict[str, Any]: ...
         def contended(self) -> Sequence[Any]: ...
         def stop(self) -> None: ...
@@ -91,7 +92,7 @@ class Mounted(Gfs2):
         try:
             self._mount(device, options, say, seated)
             if self._shared is not None:
-                self._shared.mounted(self.replay)
+                self._shared.mounted(self.replay, self.file_locks)
         except BaseException:
             if self._shared is not None:
                 super().close()

@@ -75,6 +75,8 @@ class MountControl:
         self._member: Lock | None = None        # the mounted lock
         self._kick = trio.Event()
         self._told = ""
+        self._dealt_with = -1                   # the last generation whose deaths are
+        self.on_settled: Callable[[], object] = lambda: None
 
     # -- from the lockspace
 
@@ -98,6 +100,11 @@ class MountControl:
             case RecoverFailed():
                 self._failed = event
                 self._wake()
+
+    @property
+    def settled(self) -> bool:
+        """Whether all deaths that the lockspace knows of are dealt with."""
+        return not self.known.recovering and self._dealt_with == self.known.started
 
     def _wake(self) -> None:
         self._kick.set()
@@ -184,11 +191,10 @@ class MountControl:
 
         Raises DlmError when the lockspace has failed.
         """
-        done = -1
         while True:
             if self._failed is not None:
                 raise DlmError(self._failed.errno, f"recovery of the lockspace failed at node {self._failed.nodeid}")
-            if self.known.recovering or self.known.started == done:
+            if self.known.recovering or self.known.started == self._dealt_with:
                 await self._kick.wait()
                 continue
             generation = self.known.started
@@ -196,10 +202,11 @@ class MountControl:
             if jids is None:
                 continue
             if not jids:
-                done = generation
-                if not self.known.recovering and self.known.started == generation:
+                self._dealt_with = generation
+                if self.settled:
                     self._grants.unblock()
                     self._say(f"recover generation {generation} done")
+                    self.on_settled()
                 continue
             busy = False
             for jid in jids:

@@ -11,6 +11,7 @@ cause, ends the mount's right to the disk: `lost` is called unless stop() was.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import threading
 from collections.abc import Callable
@@ -19,17 +20,21 @@ from typing import Any
 
 import trio
 
-from cman.client import Cman, open_cman
-from dlm.control import join
+from cman.client import Cman, CmanError, open_cman
+from dlm.control import Control, join
 from dlm.core.events import ResourceDump
 from dlm.locks import Lockspace
+from gfs2py.engine._plock import FileLocks
 from gfs2py.errors import MountError
 from gfs2py.lock_dlm._manager import DlmLocks
 from gfs2py.lock_dlm.mounting import MountControl, Seat
+from gfs2py.lock_dlm.plock_service import PlockService
+from gfs2py.lock_dlm.ranges import Member
 
 STOP_LIMIT_S = 15.0
 # What a replay came to, in the words of lock_dlm's recover_status (LM_RD_*).
 GAVE_UP, SUCCESS = 308, 309
+LEAVE_LIMIT_S = 5.0
 
 
 def split_table(table: str) -> tuple[str, str]:
@@ -69,6 +74,7 @@ class SharedMount:
         self._grants = _Grants()
         self._control = MountControl(self._grants, spectator=spectator, say=self._say)
         self._replay: Callable[[int], bool] | None = None
+        self._file_locks: FileLocks | None = None
         self._token: trio.lowlevel.TrioToken | None = None
         self._ready = threading.Event()         # a seat, or a failure
         self._failure: BaseException | None = None
@@ -96,9 +102,10 @@ class SharedMount:
         assert self.seat is not None
         return self.seat
 
-    def mounted(self, replay: Callable[[int], bool]) -> None:
-        """The file system is up. replay(jid): as MountControl.run wants it, in a thread. Raises MountError."""
-        self._replay = replay
+    def mounted(self, replay: Callable[[int], bool], file_locks: FileLocks | None = None) -> None:
+        """The file system is up. replay(jid): as MountControl.run wants it, in a thread. file_locks: the mount's fcntl
+        locks. Raises MountError."""
+        self._replay, self._file_locks = replay, file_locks
         self._tell(self._mounted.set)
         self._through.wait()
         if self._failure is not None:
@@ -156,6 +163,8 @@ class SharedMount:
             self._failure = e.exceptions[0] if isinstance(e, BaseExceptionGroup) else e
             if self.seat is not None and not self._stopping:
                 self._lost(str(self._failure))
+        if self._file_locks is not None:
+            self._file_locks.fail(errno.EIO)
         self._ready.set()
         self._through.set()
 
@@ -166,7 +175,7 @@ class SharedMount:
             self._say(f"joining lockspace {self.name}")
             async with (join(cman, self.name, on_event=self._control.on_event, on_note=self._note) as space,
                         cman.register(f"gfs2:{self.name}")):
-                await self._live(space)
+                await self._live(cman, space)
 
     async def _check(self, cman: Cman) -> None:
         cluster = await cman.cluster()
@@ -174,7 +183,7 @@ class SharedMount:
             raise MountError(errno.EINVAL, f"the file system belongs to cluster {self.cluster}, this node to "
                                            f"{cluster.name} (lock table {self.cluster}:{self.name})")
 
-    async def _live(self, space: Lockspace) -> None:
+    async def _live(self, cman: Cman, space: Lockspace) -> None:
         self._grants.locks = DlmLocks(space.machine)
         self._space = space
         async with trio.open_nursery() as nursery:
@@ -187,7 +196,25 @@ class SharedMount:
             if self.seat.first:
                 await self._control.first_done()
             self._through.set()
+            if self._file_locks is not None:
+                nursery.start_soon(self._serve_file_locks, cman, space, self._file_locks)
             await self._control.run(self._replay_in_thread)
+
+    async def _serve_file_locks(self, cman: Cman, space: Lockspace, locks: FileLocks) -> None:
+        group = await cman.join(f"gfs2:locks:{self.name}")
+
+        def through(dead: tuple[Member, ...]) -> bool:
+            machine = space.control.machine if isinstance(space.control, Control) else None
+            return (machine is not None and machine.phase == "running" and self._control.settled
+                    and not any((m.node_id, m.port) in dead for m in machine.members))
+
+        service = PlockService(locks, group, through)
+        self._control.on_settled = service.look
+        try:
+            await service.run()
+        finally:
+            with trio.move_on_after(LEAVE_LIMIT_S, shield=True), contextlib.suppress(CmanError):
+                await group.leave()
 
     async def _until_stopped(self, scope: trio.CancelScope) -> None:
         await self._stop.wait()

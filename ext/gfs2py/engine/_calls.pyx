@@ -11,8 +11,8 @@ from gfs2py.block._device cimport dev_alloc, dev_free
 from gfs2py.engine._sync cimport (pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_init, pthread_cond_t,
                                   pthread_cond_wait, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
                                   pthread_mutex_t, pthread_mutex_unlock)
-from gfs2py.fuse._ops cimport (OP_PARK, FileSystemHandle, fs_attr, fs_dirbuf, fs_entry, fs_open, fs_ops, fs_req,
-                               fs_statfs)
+from gfs2py.fuse._ops cimport (OP_PARK, FileSystemHandle, fs_attr, fs_dirbuf, fs_entry, fs_lock, fs_open, fs_ops,
+                               fs_req, fs_statfs)
 
 import os
 from typing import NamedTuple
@@ -164,6 +164,37 @@ cdef class Calls:
             rq.unique = self.parking.next_unique
             pthread_mutex_unlock(&self.parking.lock)
         return 0
+
+    # -- file locks
+
+    def setlk(self, uint64_t node, uint64_t fh, uint64_t owner, int type, uint64_t start=0,
+              uint64_t end=0x7fffffffffffffff, *, uint32_t pid=1, bint flock=False, bint sleep=False):
+        """A lock of the fcntl module's type, or F_UNLCK. Waits if `sleep`. Raises BlockingIOError and others."""
+        cdef fs_req rq
+        cdef fs_lock lk
+        cdef int err
+        lk.start = start
+        lk.end = end
+        lk.type = <uint32_t>type
+        lk.pid = pid
+        self._req(&rq)
+        if self.handle.ops.setlk == NULL:
+            raise ValueError("this file system leaves locks to the session")
+        with nogil:
+            while True:
+                err = self.handle.ops.setlk(self.handle.fs, &rq, node, fh, owner, &lk, flock, sleep)
+                if park_wait(self.handle, err, &self.parking, &rq):
+                    break
+        _fail(err, "lock")
+
+    def flush(self, uint64_t node, uint64_t fh, uint64_t owner):
+        """A process closed a descriptor of the file."""
+        cdef fs_req rq
+        cdef int err
+        self._req(&rq)
+        with nogil:
+            err = self.handle.ops.flush(self.handle.fs, &rq, node, fh, owner)
+        _fail(err, "flush")
 
     # -- names
 

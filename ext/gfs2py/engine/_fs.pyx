@@ -7,6 +7,7 @@ from gfs2py.engine._cache cimport buf_peek, buf_put, buf_readahead
 from gfs2py.engine._dir cimport dir_read
 from gfs2py.engine._file cimport file_read
 from gfs2py.engine._fs cimport gfs2_fs, handle, node_addr
+from gfs2py.engine._filelocks cimport filelocks_attach, filelocks_fill
 from gfs2py.engine._fsio cimport fsio_fill
 from gfs2py.engine._glock cimport GL_LOCAL, glock_done
 from gfs2py.engine._incore cimport (I_VALID, LM_ST_EXCLUSIVE, LM_ST_SHARED, SDF_ACL, SDF_SHARED, buf, inode, opctx, sbd)
@@ -19,13 +20,11 @@ from gfs2py.engine._nodes cimport (node_delete_later, node_forget, node_looked_u
                                    node_writers)
 from gfs2py.engine._sbd cimport ctx_init
 from gfs2py.engine._xattr cimport acl_to_mode, xattr_get, xattr_list, xattr_set
-from gfs2py.fuse._ops cimport fs_attr, fs_dirbuf, fs_entry, fs_lock, fs_open, fs_ops, fs_req, unpark_fn
+from gfs2py.fuse._ops cimport fs_attr, fs_dirbuf, fs_entry, fs_open, fs_ops, fs_req, unpark_fn
 from gfs2py.ondisk._ondisk cimport GFS2_DIF_IMMUTABLE
 
-cdef extern from "<fcntl.h>" nogil:
-    int F_UNLCK
 cdef extern from "<errno.h>" nogil:
-    int EEXIST, EINVAL, EIO, ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR, EOPNOTSUPP, EPERM, ESTALE, ENODATA, ENOLCK
+    int EEXIST, EINVAL, EIO, ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR, EOPNOTSUPP, EPERM, ESTALE, ENODATA
 cdef extern from "<sys/stat.h>" nogil:
     uint32_t S_IFMT, S_IFDIR, S_IFREG, S_IFLNK, S_IFBLK, S_IFCHR, S_IFIFO, S_IFSOCK, S_ISGID
 cdef extern from "<fcntl.h>" nogil:
@@ -651,7 +650,7 @@ cdef int do_removexattr(void* p, fs_req* rq, uint64_t nodeid, const char* name, 
 # ---------------------------------------------------------------------------------------------- the table
 
 cdef fs_ops _table
-cdef fs_ops _shared_table           # file locks would have to be the cluster's
+cdef fs_ops _shared_table           # file locks are the cluster's
 
 
 cdef void do_destroy(void* p) noexcept nogil:
@@ -665,6 +664,7 @@ cdef void do_attach(void* p, unpark_fn unpark, void* arg) noexcept nogil:
     if fs.sd.gls != NULL:
         fs.sd.gls.unpark_arg = arg
         fs.sd.gls.unpark = unpark
+        filelocks_attach(fs, unpark, arg)
 
 
 cdef void do_parked_done(void* p, uint64_t unique) noexcept nogil:
@@ -698,21 +698,10 @@ cdef void _fill_table() noexcept nogil:
     fsio_fill(&_table)
 
 
-cdef int no_getlk(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t owner, fs_lock* lk) noexcept nogil:
-    return -ENOLCK
-
-
-cdef int no_setlk(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t owner, fs_lock* lk, bint flock,
-                  bint sleep) noexcept nogil:
-    """No lock is better than one that other nodes do not see."""
-    return 0 if lk.type == F_UNLCK else -ENOLCK
-
-
 cdef const fs_ops* gfs2_fs_ops(bint shared) noexcept nogil:
     return &_shared_table if shared else &_table
 
 
 _fill_table()
 _shared_table = _table
-_shared_table.getlk = no_getlk
-_shared_table.setlk = no_setlk
+filelocks_fill(&_shared_table)

@@ -20,6 +20,7 @@ cdef enum:
     GL_NOEXP = 2                    # granted although a dead node's locks still stand: for recovery
     GL_NOPARK = 4                   # sleep for it, whoever asks
     GL_LOCAL = 8                    # -EAGAIN unless it is here already: nobody is asked
+    GL_PARKTRY = 16                 # with GL_TRY: parks until the answer has come
 
     # flags to the lock manager
     LM_TRY = 1                      # refuse (-EAGAIN) what cannot be granted at once; the lock stays as it was
@@ -35,7 +36,7 @@ cdef enum:
     GLX_NOUP = 16                   # a conversion from SH to EX was refused: down first
     GLX_CONTENDED = 32              # another node wanted it
     GLX_DROP = 64                   # the demotion under way is our own wish
-    GLX_PINNED = 128                # it stays, whoever wants it
+    GLX_PINNED = 128                # glx.pin stays, whoever wants more
     GLX_GOING = 256                 # gls.gone is to be called
 
 cdef enum:                          # gls.planted
@@ -73,6 +74,7 @@ cdef void glock_wanted(glx* x, int32_t leave) noexcept nogil            # anothe
 # -- ourselves
 cdef void glock_drop(glock* gl) noexcept nogil      # down to UN when nobody holds it
 cdef void glock_pin(glock* gl) noexcept nogil       # held (rw): it stays, whoever wants it
+cdef void glock_pin_at(glock* gl, int32_t mode) noexcept nogil      # held or pinned: at least this mode stays
 cdef bint glock_unpin(glock* gl) noexcept nogil     # True: others have wanted it meanwhile
 # Every gls.gone calls it, under the lock under which glock_idle decides that x is freed.
 cdef void glock_settled(glx* x) noexcept nogil

@@ -2,8 +2,8 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
-from gfs2py.engine._incore cimport (KEEP_MAX, LM_ST_EXCLUSIVE, LM_ST_SHARED, LM_ST_UNLOCKED, LM_TYPE_INODE,
-                                    LM_TYPE_RGRP, glock, inode, opctx, sbd)
+from gfs2py.engine._incore cimport (KEEP_MAX, LM_ST_EXCLUSIVE, LM_ST_SHARED, LM_ST_UNLOCKED, LM_TYPE_FLOCK,
+                                    LM_TYPE_INODE, LM_TYPE_RGRP, glock, inode, opctx, sbd)
 from gfs2py.engine._observe cimport ob_begin, ob_end, ob_mark, ob_rdlock, ob_wrlock
 from gfs2py.engine._sbd cimport sd_assert_failed, sd_dead
 from gfs2py.engine._sync cimport (CLOCK_REALTIME, clock_gettime, dl_add_tail, dl_del, dl_empty, dl_init, dlink,
@@ -360,6 +360,11 @@ cdef void _answered(gls* gs, glx* x) noexcept nogil:
     _smooth(&gs.stats[x.gl.type - 1][at], took)
 
 
+cdef inline bint _stays(const glx* x) noexcept nogil:
+    """Others want more of it than a pin lets go."""
+    return (x.flags & GLX_PINNED) != 0 and x.demote < x.pin
+
+
 cdef int32_t _plan(gls* gs, glx* x) noexcept nogil:
     """What to ask the lock manager for now (x.req and x.req_flags are set); -1: nothing."""
     cdef gwaiter* w
@@ -370,11 +375,12 @@ cdef int32_t _plan(gls* gs, glx* x) noexcept nogil:
         return -1
     if x.demote >= x.gl.state:
         x.demote = -1
-    if x.demote >= 0 and x.flags & GLX_PINNED:
+    if x.demote >= 0 and _stays(x):
         return -1
     if x.demote >= 0:
-        _work(gs, x, 0 if x.flags & GLX_DROP else x.granted_ns + min((x.wait_ns + x.sync_ns) // 4,
-                                                                    <uint64_t>HOLD_MAX_NS))
+        # A flock that nobody here has any more is of no use to us.
+        _work(gs, x, 0 if x.flags & GLX_DROP or x.gl.type == LM_TYPE_FLOCK
+              else x.granted_ns + min((x.wait_ns + x.sync_ns) // 4, <uint64_t>HOLD_MAX_NS))
         return -1
     w = x.waiters
     while w != NULL:
@@ -525,7 +531,13 @@ cdef int _acquire(opctx* cx, glock* gl, int32_t mode, uint32_t flags, bint* slep
     if flags & GL_LOCAL or flags & GL_TRY and (x.demote >= 0 or x.req >= 0 or x.flags & GLX_BUSY):
         pthread_mutex_unlock(&gs.lock)
         return -EAGAIN
-    if cx.unique and gs.unpark != NULL and not flags & (GL_NOPARK | GL_TRY):
+    if (cx.unique and gs.unpark != NULL and not flags & GL_NOPARK
+            and (flags & GL_PARKTRY or not flags & GL_TRY)):
+        w = _parked(gs, cx.unique)
+        if flags & GL_TRY and w != NULL and not w.waiting and w.x == x and w.err == -EAGAIN:
+            _parked_free(gs, w)     # refused meanwhile
+            pthread_mutex_unlock(&gs.lock)
+            return -EAGAIN
         w = _parked_get(gs, cx.unique)
         if w == NULL or (cx.interrupted != NULL and cx.interrupted[0]):
             if w != NULL:
@@ -537,6 +549,7 @@ cdef int _acquire(opctx* cx, glock* gl, int32_t mode, uint32_t flags, bint* slep
         _give_up_above(gs, w, x)
         w.mode = mode
         w.flags = flags
+        w.err = 0
         _link(x, w)
         gs.n_parks += 1
         want = _plan(gs, x)
@@ -670,9 +683,18 @@ cdef void glock_drop(glock* gl) noexcept nogil:
 
 cdef void glock_pin(glock* gl) noexcept nogil:
     if gl.x != NULL:
-        pthread_mutex_lock(&gl.x.sd.gls.lock)
-        gl.x.flags |= GLX_PINNED
-        pthread_mutex_unlock(&gl.x.sd.gls.lock)
+        glock_pin_at(gl, gl.state)
+
+
+cdef void glock_pin_at(glock* gl, int32_t mode) noexcept nogil:
+    cdef gls* gs = gl.x.sd.gls
+    cdef int32_t want
+    pthread_mutex_lock(&gs.lock)
+    gl.x.flags |= GLX_PINNED
+    gl.x.pin = mode
+    want = _plan(gs, gl.x)          # a lower pin may let go what others want
+    pthread_mutex_unlock(&gs.lock)
+    _ask(gs, gl.x, want)
 
 
 cdef bint glock_unpin(glock* gl) noexcept nogil:
@@ -759,7 +781,7 @@ cdef bint _register(gls* gs, glx* x) noexcept nogil:
 
 cdef bint _ready(gls* gs, glx* x) noexcept nogil:
     """Whether x may go down now: nothing under way, nobody was promised it (gls.lock held)."""
-    if x.req >= 0 or x.flags & (GLX_REGISTERING | GLX_PINNED):
+    if x.req >= 0 or x.flags & GLX_REGISTERING or _stays(x):
         return False
     if x.n_kept:
         _expire(gs, stat_now())
@@ -825,6 +847,11 @@ cdef glx* _due(demoter* d, uint64_t* next_ns) noexcept nogil:
         l = l.next
         if x.demote < 0 or x.demote >= x.gl.state:
             dl_del(&x.work)
+        elif _stays(x) and x.req < 0:
+            # Pinned since somebody began to let it go: looked at again when it is unpinned.
+            dl_del(&x.work)
+            gl_atomic_store32(&x.leaving, 0)
+            gl_atomic_store32(&x.gl.avail, x.gl.state)
         elif x.due_ns <= now and _ready(d.gs, x):
             return x
         elif x.due_ns <= now:

@@ -8,10 +8,11 @@ group: committed and in place, none of it live in the journal; reservations are 
 """
 from libc.stdint cimport int32_t, uint32_t
 from gfs2py.engine._data cimport data_writeback
+from gfs2py.engine._flock cimport flock_let_go
 from gfs2py.engine._glock cimport (PLANT_KEEP_BUFFERS, PLANT_KEEP_VALID, PLANT_NO_DATA, PLANT_NO_FLUSH, PLANT_NO_TAIL,
                                    glock_settled, glx)
 from gfs2py.engine._incore cimport (I_NOXATTR, I_UNLINKED, LM_ST_EXCLUSIVE, LM_ST_UNLOCKED, LM_TYPE_INODE,
-                                    LM_TYPE_IOPEN, LM_TYPE_RGRP, inode, opctx, rgrpd, sbd)
+                                    LM_TYPE_FLOCK, LM_TYPE_IOPEN, LM_TYPE_RGRP, inode, opctx, rgrpd, sbd)
 from gfs2py.engine._inode cimport icache_drop, inode_let_go
 from gfs2py.engine._iopen cimport iopen_forgotten, iopen_hold, iopen_let_go
 from gfs2py.engine._retire cimport log_retire
@@ -81,7 +82,7 @@ cdef int _rgrp_go(glx* x, rgrpd* rgd) noexcept nogil:
 cdef int glop_go(glx* x, int32_t target) noexcept nogil:
     if x.gl.owner == NULL:
         return _retire(x, target == LM_ST_UNLOCKED)
-    if x.gl.type == LM_TYPE_IOPEN:
+    if x.gl.type == LM_TYPE_IOPEN or x.gl.type == LM_TYPE_FLOCK:
         return 0
     if x.gl.type == LM_TYPE_INODE:
         return _inode_go(x, <inode*>x.gl.owner, target)
@@ -95,5 +96,7 @@ cdef void glop_gone(glx* x) noexcept nogil:
         inode_let_go(<inode*>x.gl.owner)
     elif x.gl.type == LM_TYPE_IOPEN and x.sd.gls.iopens != NULL:
         iopen_let_go(x)
+    elif x.gl.type == LM_TYPE_FLOCK and x.sd.gls.flocks != NULL:
+        flock_let_go(x)
     else:
         glock_settled(x)

@@ -91,6 +91,7 @@ cdef struct glx:
     uint32_t req_flags              # LM_*
     int32_t demote                  # mode that others leave us; -1: nobody complains
     uint32_t flags                  # GLX_*
+    int32_t pin                     # GLX_PINNED: at least this mode stays
     uint32_t n_kept                 # operations that were woken for it and have not run yet
     gwaiter* waiters
     uint64_t asked_ns, granted_ns, due_ns
@@ -142,6 +143,7 @@ cdef struct gls:
     void* unpark_arg
     bint (*known)(sbd* sd, uint64_t addr) noexcept nogil            # does the kernel know this inode?
     void* iopens                    # _iopen
+    void* flocks                    # _flock
     int32_t planted                 # a bug for tests to find
     uint64_t n_requests, n_grants, n_refused, n_basts, n_demotes, n_parks, n_sleeps, n_registered, n_rounds
     int64_t stats[GLOCK_TYPES][LKS_N]       # as glx.stats, per type from 1 on

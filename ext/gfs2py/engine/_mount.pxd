@@ -4,6 +4,7 @@ from gfs2py.engine._fs cimport gfs2_fs
 from gfs2py.engine._glock cimport gls
 from gfs2py.engine._incore cimport glock, inode, opctx, sbd
 from gfs2py.engine._lockmanager cimport LockManager
+from gfs2py.engine._plock cimport FileLocks
 from gfs2py.engine._quotad cimport quotad
 from gfs2py.engine._recovery cimport jdesc, jhead
 from gfs2py.fuse._ops cimport FileSystemHandle
@@ -29,6 +30,7 @@ cdef class Gfs2(FileSystemHandle):
     cdef jhead own_head
     cdef bint own_clean
     cdef LockManager locks            # None: lock_nolock
+    cdef readonly FileLocks file_locks      # fcntl locks of a shared mount, for the cluster's side; None: lock_nolock
     cdef bint first                 # no other node has it mounted
     cdef int users                  # of _inspect, which look at *m without the GIL
     cdef bint closing

@@ -15,6 +15,7 @@ from gfs2py.engine._cache cimport cache_destroy, cache_init
 from gfs2py.engine._data cimport data_write_many, data_writeback
 from gfs2py.engine._dealloc cimport fs_dealloc
 from gfs2py.engine._dir cimport dir_found, dir_search
+from gfs2py.engine._flock cimport flocks_destroy, flocks_init
 from gfs2py.engine._fs cimport FOPEN_CACHE_DIR, FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, gfs2_fs, gfs2_fs_ops
 from gfs2py.engine._glock cimport (GL_NOEXP, GL_TRY, glock_enter, glock_free, glock_init, glock_leave, glock_pin,
                                    gls_destroy, gls_init, gls_release_all, gls_start, gls_stop, glx,
@@ -30,6 +31,7 @@ from gfs2py.engine._names cimport names_destroy, names_init
 from gfs2py.engine._nodes cimport (node_delete_again, node_known, nodes_count, nodes_destroy, nodes_drain,
                                    nodes_forget_all, nodes_init, nodes_start, nodes_stop)
 from gfs2py.engine._observe cimport ob_attach, ob_background, ob_detach, ob_latencies
+from gfs2py.engine._plock cimport FileLocks
 from gfs2py.engine._quota cimport quota_destroy, quota_init, quota_sync
 from gfs2py.engine._quotad cimport quotad_reclaim, quotad_start, quotad_stop
 from gfs2py.engine._recovery cimport (jdesc, jhead, jhead_find, journal_close, journal_open, journal_recover, jstats)
@@ -255,8 +257,10 @@ cdef class Gfs2(FileSystemHandle):
         self.m.locks.gone = glop_gone
         self.m.locks.known = _nobody
         sd.gls = &self.m.locks
-        if iopens_init(sd) or names_init(sd):
+        if iopens_init(sd) or names_init(sd) or flocks_init(sd):
             raise MemoryError
+        self.file_locks = FileLocks()
+        self.m.f.plocks = self.file_locks.p
         sd.flags |= SDF_SHARED
         if gls_start(sd.gls):
             raise MemoryError
@@ -625,6 +629,8 @@ cdef class Gfs2(FileSystemHandle):
         sd = &self.m.sd
         if sd.gls != NULL:
             self.locks.silence()
+            if self.file_locks is not None:
+                self.file_locks.detach()
             with nogil:
                 gls_stop(sd.gls)
         if self.m.f.nd.sd != NULL:
@@ -642,6 +648,7 @@ cdef class Gfs2(FileSystemHandle):
         cache_destroy(sd)
         if sd.gls != NULL:
             iopens_destroy(sd)
+            flocks_destroy(sd)
             glock_free(&sd.rename_gl)
             glock_free(&sd.journal_gl)
             gls_destroy(sd.gls)

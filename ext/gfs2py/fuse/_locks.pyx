@@ -13,7 +13,7 @@ from gfs2py.fuse._sys cimport (EDEADLK, F_RDLCK, F_UNLCK, F_WRLCK, calloc, free,
 
 cdef enum:
     N_BUCKETS = 4096            # hash chains of inodes with locks
-    MAX_WAIT_DEPTH = 64         # waiters followed when looking for a deadlock; a longer chain may wait
+    MAX_SEARCH = 1024           # waiters to be followed when looking for a deadlock; of more some may be missed
 
 cdef uint64_t RANGE_MAX = 0xFFFFFFFFFFFFFFFFU
 
@@ -31,10 +31,12 @@ cdef struct waiter:
     uint64_t unique
     lk want
     bint woken
+    uint64_t seen               # by the search for a deadlock of this number
 
 cdef struct lkinode:
     lkinode* next
     uint64_t nodeid
+    uint64_t n_locks, n_waiters
     lk* locks
     waiter* waiters
 
@@ -44,6 +46,8 @@ cdef struct locktab:
     void* arg
     waiter* waiters
     uint64_t n_locks, n_waiters, n_inodes
+    uint64_t most_locks, most_waiters       # of one inode
+    uint64_t search             # searches for a deadlock so far
     lkinode* buckets[N_BUCKETS]
 
 
@@ -54,7 +58,14 @@ cdef locktab* locktab_new(lock_wake_fn wake, void* arg) noexcept nogil:
     pthread_mutex_init(&t.mutex, NULL)
     t.wake = wake
     t.arg = arg
+    t.most_locks = RANGE_MAX
+    t.most_waiters = RANGE_MAX
     return t
+
+
+cdef void locktab_limit(locktab* t, uint64_t locks, uint64_t waiters) noexcept nogil:
+    t.most_locks = locks
+    t.most_waiters = waiters
 
 
 cdef void locktab_free(locktab* t) noexcept nogil:
@@ -150,6 +161,7 @@ cdef void remove_waiter(locktab* t, waiter* w) noexcept nogil:
     while p[0] != w:
         p = &p[0].next
     p[0] = w.next
+    w.inode.n_waiters -= 1
     t.n_waiters -= 1
     free(w)
 
@@ -165,31 +177,40 @@ cdef void wake_waiters(locktab* t, lkinode* n) noexcept nogil:
 
 
 cdef bint would_deadlock(locktab* t, lkinode* n, const lk* want) noexcept nogil:
-    """Follow blocker -> what the blocker waits for; back at the asking owner means nobody could move."""
+    """Whether somebody in the way of `want`, or in the way of those, waits for its owner: all paths, not just the first
+    blocker's, for nobody looks again while that one stays."""
+    cdef waiter* stack[MAX_SEARCH]
+    cdef uint32_t top = 0
     cdef lkinode* at = n
     cdef const lk* w = want
-    cdef lk* block
+    cdef lk* l
     cdef waiter* other
-    cdef uint32_t depth
-    for depth in range(MAX_WAIT_DEPTH):
-        block = find_conflict(at, w)
-        if block == NULL:
+    t.search += 1
+    while True:
+        l = at.locks
+        while l != NULL:
+            if conflicts(l, w):
+                if w != want and l.owner == want.owner:
+                    return True
+                other = t.waiters
+                while other != NULL and top < MAX_SEARCH:
+                    if not other.want.flock and other.want.owner == l.owner and other.seen != t.search:
+                        other.seen = t.search
+                        stack[top] = other
+                        top += 1
+                    other = other.all_next
+            l = l.next
+        if top == 0:
             return False
-        if block.owner == want.owner:
-            return True
-        other = t.waiters
-        while other != NULL and (other.want.flock or other.want.owner != block.owner):
-            other = other.all_next
-        if other == NULL:
-            return False
-        at = other.inode
-        w = &other.want
-    return False
+        top -= 1
+        at = stack[top].inode
+        w = &stack[top].want
 
 
-cdef void unlink_lock(locktab* t, lk** p) noexcept nogil:
+cdef void unlink_lock(locktab* t, lkinode* n, lk** p) noexcept nogil:
     cdef lk* l = p[0]
     p[0] = l.next
+    n.n_locks -= 1
     t.n_locks -= 1
     free(l)
 
@@ -211,10 +232,11 @@ cdef void carve(locktab* t, lkinode* n, const lk* want, lk** spare) noexcept nog
             right.start = want.end + 1
             l.end = want.start - 1
             l.next = right
+            n.n_locks += 1
             t.n_locks += 1
             return                      # an owner's locks do not overlap: no other can meet the range
         if l.start >= want.start and l.end <= want.end:
-            unlink_lock(t, p)
+            unlink_lock(t, n, p)
             continue
         if l.start < want.start:
             l.end = want.start - 1
@@ -236,11 +258,12 @@ cdef void insert_merged(locktab* t, lkinode* n, lk* new) noexcept nogil:
                 new.start = l.start
             if l.end > new.end:
                 new.end = l.end
-            unlink_lock(t, p)
+            unlink_lock(t, n, p)
             continue
         p = &l.next
     p[0] = new
     new.next = NULL
+    n.n_locks += 1
     t.n_locks += 1
 
 
@@ -248,7 +271,7 @@ cdef int wait_for(locktab* t, lkinode* n, uint64_t unique, const lk* want, waite
     cdef waiter* w = known
     cdef waiter** p
     if w == NULL:
-        w = <waiter*>calloc(1, sizeof(waiter))
+        w = <waiter*>calloc(1, sizeof(waiter)) if n.n_waiters < t.most_waiters else NULL
         if w == NULL:
             return -ENOLCK
         w.inode = n
@@ -259,6 +282,7 @@ cdef int wait_for(locktab* t, lkinode* n, uint64_t unique, const lk* want, waite
         while p[0] != NULL:
             p = &p[0].next
         p[0] = w
+        n.n_waiters += 1
         t.n_waiters += 1
     w.want = want[0]
     w.woken = False
@@ -274,7 +298,7 @@ cdef int set_flock(locktab* t, lkinode* n, const lk* want, lk** spare) noexcept 
     if p[0] != NULL:
         if p[0].type == want.type:
             return 0
-        unlink_lock(t, p)
+        unlink_lock(t, n, p)
         freed = True
     if want.type == <uint32_t>F_UNLCK:
         if freed:
@@ -288,6 +312,7 @@ cdef int set_flock(locktab* t, lkinode* n, const lk* want, lk** spare) noexcept 
     spare[0].next = n.locks
     n.locks = spare[0]
     spare[0] = NULL
+    n.n_locks += 1
     t.n_locks += 1
     if freed:
         wake_waiters(t, n)
@@ -308,6 +333,8 @@ cdef int set_locked(locktab* t, lkinode* n, uint64_t unique, const lk* want, bin
         return 0
     elif find_conflict(n, want) != NULL:
         err = -EAGAIN
+    elif n.n_locks >= t.most_locks:
+        err = -ENOLCK
     else:
         carve(t, n, want, a)
         b[0][0] = want[0]
@@ -412,7 +439,7 @@ cdef void drop_matching(locktab* t, uint64_t nodeid, uint64_t key, bint by_fh) n
         p = &n.locks
         while p[0] != NULL:
             if (p[0].fh == key) if by_fh else (not p[0].flock and p[0].owner == key):
-                unlink_lock(t, p)
+                unlink_lock(t, n, p)
                 freed = True
             else:
                 p = &p[0].next
@@ -428,6 +455,99 @@ cdef void locktab_drop_owner(locktab* t, uint64_t nodeid, uint64_t owner) noexce
 
 cdef void locktab_drop_fh(locktab* t, uint64_t nodeid, uint64_t fh) noexcept nogil:
     drop_matching(t, nodeid, fh, True)
+
+
+cdef bint locktab_busy(locktab* t, uint64_t nodeid) noexcept nogil:
+    cdef bint busy
+    pthread_mutex_lock(&t.mutex)
+    busy = find_inode(t, nodeid, False) != NULL
+    pthread_mutex_unlock(&t.mutex)
+    return busy
+
+
+cdef int locktab_put(locktab* t, uint64_t nodeid, uint64_t fh, uint64_t owner, const fs_lock* req) noexcept nogil:
+    cdef lk* l = <lk*>calloc(1, sizeof(lk))
+    cdef lkinode* n
+    if l == NULL:
+        return -ENOLCK
+    l.start = req.start
+    l.end = req.end
+    l.owner = owner
+    l.fh = fh
+    l.type = req.type
+    l.pid = req.pid
+    pthread_mutex_lock(&t.mutex)
+    n = find_inode(t, nodeid, True)
+    if n != NULL:
+        insert_merged(t, n, l)
+    pthread_mutex_unlock(&t.mutex)
+    if n == NULL:
+        free(l)
+        return -ENOLCK
+    return 0
+
+
+cdef void locktab_take(locktab* t, uint64_t nodeid, lock_each_fn lock, lock_each_fn waits, void* arg) noexcept nogil:
+    cdef lkinode* n
+    cdef fs_lock req
+    cdef lk* l
+    cdef waiter* w
+    pthread_mutex_lock(&t.mutex)
+    n = find_inode(t, nodeid, False)
+    while n != NULL and n.locks != NULL:
+        l = n.locks
+        as_request(l, &req)
+        lock(arg, nodeid, 0, l.fh, l.owner, &req)
+        unlink_lock(t, n, &n.locks)
+    while n != NULL and n.waiters != NULL:
+        w = n.waiters
+        as_request(&w.want, &req)
+        waits(arg, nodeid, w.unique, w.want.fh, w.want.owner, &req)
+        remove_waiter(t, w)
+    if n != NULL:
+        drop_inode_if_empty(t, n)
+    pthread_mutex_unlock(&t.mutex)
+
+
+cdef inline void as_request(const lk* l, fs_lock* req) noexcept nogil:
+    req.start = l.start
+    req.end = l.end
+    req.type = l.type
+    req.pid = l.pid
+
+
+cdef void locktab_waiting(locktab* t, lock_each_fn each, void* arg) noexcept nogil:
+    cdef fs_lock req
+    cdef waiter* w
+    pthread_mutex_lock(&t.mutex)
+    w = t.waiters
+    while w != NULL:
+        as_request(&w.want, &req)
+        each(arg, w.inode.nodeid, w.unique, w.want.fh, w.want.owner, &req)
+        w = w.all_next
+    pthread_mutex_unlock(&t.mutex)
+
+
+cdef bint locktab_flocks(locktab* t, uint64_t nodeid, uint64_t owner, uint32_t type, uint32_t* own,
+                         uint32_t* most) noexcept nogil:
+    cdef lkinode* n
+    cdef lk* l
+    cdef bint blocked = False
+    own[0] = F_UNLCK
+    most[0] = F_UNLCK
+    pthread_mutex_lock(&t.mutex)
+    n = find_inode(t, nodeid, False)
+    l = n.locks if n != NULL else NULL
+    while l != NULL:
+        if l.owner == owner:
+            own[0] = l.type
+        elif type == <uint32_t>F_WRLCK or l.type == <uint32_t>F_WRLCK:
+            blocked = True
+        if most[0] != <uint32_t>F_WRLCK:
+            most[0] = l.type
+        l = l.next
+    pthread_mutex_unlock(&t.mutex)
+    return blocked
 
 
 cdef void locktab_counts(locktab* t, uint64_t* locks, uint64_t* waiters, uint64_t* inodes) noexcept nogil:

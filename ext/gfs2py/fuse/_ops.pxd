@@ -6,7 +6,9 @@ shall keep the request and run it again from the start when told so. `fs` is the
 
 Parking: before it returns OP_PARK the operation notes `rq.unique`; session_unpark(session, unique) runs it again, also
 if that call comes before the session has put the request away. A signal to the caller runs it again with
-`rq.interrupted` set: then it must not park, but answer (-EINTR when it would have to wait).
+`rq.interrupted` set: then it must not park, but answer (-EINTR when it would have to wait). Where the answer is with
+somebody who has to be told first, it clears `rq.interrupted` and parks once more; it will be run again, soon. If it
+finds `rq.interrupted` set then, nobody waits for it any more.
 
 OP_WRITE_BACK, of lseek on its first run in a session (rq.priv is set): the answer depends on data that only the kernel
 has, dirty pages. The session has the kernel write them back and runs the request again; then `rq.runs` is not 0.
@@ -30,7 +32,7 @@ cdef struct fs_req:                 # who asks; one per request
     uint32_t uid, gid, pid
     uint32_t umask
     uint32_t worker                 # index of the worker thread
-    int interrupted                 # set when a parked request is run again because its caller got a signal
+    int interrupted                 # in: a parked request is run again because its caller got a signal; see above
     void* priv                      # the session's
     uint32_t sup_gid                # the parent directory's group, if has_sup: the caller is in it (create, mkdir...)
     bint has_sup

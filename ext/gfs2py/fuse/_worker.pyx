@@ -156,6 +156,7 @@ cdef int park(request* r) noexcept nogil:
     if p == NULL:
         return -ENOMEM
     p.runs = r.rq.runs + 1
+    p.interrupted = 0           # a signal of which the operation has taken note does not run it again
     pthread_mutex_lock(&se.mutex)
     se.n_parks += 1
     fz_store64(&w.current, 0)

@@ -245,3 +245,25 @@ def test_cut_payloads(ring: Ring, payload: bytes) -> None:
     ring.machines[1].totem(Deliver(2, payload, ring.ring_of[1], 1), 0)
     assert ring.machines[1].groups() == before
     assert all(isinstance(e, Trace) for e in ring.effects(1))
+
+
+def test_what_comes_after_a_loss_is_marked(ring: Ring) -> None:
+    """Between the two configurations of totem, where a member of the group is lost and only there."""
+    ring.machines[3].join("h", 30, 0)
+    ring.settle()
+    ring.effects(1)
+    one = ring.machines[1]
+    ring.machines[2].mcast("g", 20, b"early", 0)
+    ring.step(2)
+    old = ring.ring_of[1]
+    one.totem(ConfigChange(Kind.TRANSITIONAL, RingId(99, 1), (1, 2), (), (3,)), 0)
+    ring.machines[2].mcast("g", 20, b"no member lost", 0)
+    one.totem(Deliver(2, ring.queues[2].popleft(), old, 1), 0)
+    one.totem(ConfigChange(Kind.TRANSITIONAL, RingId(99, 1), (1,), (), (2,)), 0)
+    one.mcast("g", 10, b"late", 0)
+    one.totem(Deliver(1, ring.queues[1].popleft(), old, 1), 0)
+    one.totem(ConfigChange(Kind.REGULAR, RingId(99, 1), (1,), (), (2, 3)), 0)
+    one.mcast("g", 10, b"new", 0)
+    one.totem(Deliver(1, ring.queues[1].popleft(), RingId(99, 1), 2), 0)
+    assert [(e.payload, e.late) for e in ring.effects(1) if isinstance(e, GroupMessage)] == [
+        (b"early", False), (b"no member lost", False), (b"late", True), (b"new", False)]
