@@ -362,6 +362,9 @@ class NodeMachine:
         for nodeid in stale:
             self._log("CMAN", f"node {self.name_of(nodeid)} was away and comes back with state: it has to start anew",
                       warning=True)
+        for nodeid in self._members:
+            (self.quorum.stale if nodeid in stale else self.quorum.clean)(nodeid)
+        self._effects.append(Changed())
         if self.me in stale:
             self._end("was away from the cluster and has state of before (subsystems): start it anew")
         elif stale:

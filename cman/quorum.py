@@ -7,6 +7,10 @@ A pure machine. Each configured node stands in one of four ways:
     LOST     was a member, went without a word          counts against us until fencing has confirmed it
     OUT      confirmed fenced, or left cleanly          counts no more
 
+A LOST node that is back in the ring is a MEMBER, but nobody knows yet whether it is its old life, with locks and dirty
+data of before, or a new one: it stays unconfirmed until `clean` says so. Otherwise the others, who wait for its
+fencing, would recover from its loss while it is still at work.
+
 quorum = electorate / 2 + 1, where the electorate is the votes of members, lost and unknown nodes and of the quorum
 disk, or the expected votes less those that are out, whichever is more. So quorum falls only when it is certain that
 the missing node does nothing any more: the last of four nodes goes on alone once the other three were fenced, one
@@ -111,6 +115,8 @@ class QuorumMachine:
         self._leaving: dict[NodeId, bool] = {}
         # Fenced while in the ring, on somebody's request: this life of theirs is over, the ring will see.
         self._struck: set[NodeId] = set()
+        # Members that were lost before, perhaps with state of then.
+        self._returned: frozenset[NodeId] = frozenset()
         self._effects: list[QuorumEffect] = []
         self._told: QuorumChange | None = None
 
@@ -129,10 +135,21 @@ class QuorumMachine:
         for node in sorted(present):
             if node in self.standing:
                 self.lives[node] = self.lives.get(node, 0) + (self.standing[node] is not Standing.MEMBER)
+                if self.standing[node] is Standing.LOST:
+                    self._returned |= {node}
                 self._stand(node, Standing.MEMBER)
             else:
                 self._effects.append(Trace("member is not in the configuration", (("node", node),), warning=True))
         self._tell()
+
+    def stale(self, node: NodeId) -> None:
+        """A member has state of an earlier life: it has to end, and is to be fenced unless it says goodbye."""
+        if self.standing.get(node) is Standing.MEMBER:
+            self._returned |= {node}
+
+    def clean(self, node: NodeId) -> None:
+        """A member has nothing of an earlier life in which it was lost."""
+        self._returned -= {node}
 
     def leaving(self, node: NodeId, remove: bool) -> None:
         """A node said goodbye: when it goes it is out, not lost. With remove, expected votes fall too."""
@@ -170,6 +187,7 @@ class QuorumMachine:
         """A new cluster.conf: new nodes are unknown, removed ones are forgotten."""
         self.config = config
         self.standing = {node: self.standing.get(node, Standing.UNKNOWN) for node in sorted(config.votes)}
+        self._returned &= frozenset(self.standing)
         self._tell()
 
     def state(self) -> QuorumState:
@@ -221,7 +239,8 @@ class QuorumMachine:
     @property
     def unconfirmed(self) -> tuple[NodeId, ...]:
         """Nodes that may still be at work somewhere: to be fenced before shared storage is touched."""
-        return tuple(n for n, s in self.standing.items() if s in (Standing.LOST, Standing.UNKNOWN))
+        return tuple(n for n, s in self.standing.items()
+                     if s in (Standing.LOST, Standing.UNKNOWN) or n in self._returned)
 
     def effects(self) -> list[QuorumEffect]:
         done, self._effects = self._effects, []
@@ -237,6 +256,8 @@ class QuorumMachine:
             self._effects.append(Trace("node " + standing.value, (("node", node), ("was", old.value))))
         if standing is Standing.MEMBER:
             self._uncounted -= {node}
+        else:
+            self._returned -= {node}
 
     def _remove(self, node: NodeId) -> None:
         """leave remove: the cluster expects less from now on."""

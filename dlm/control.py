@@ -159,11 +159,12 @@ class Control:
         self.note(f"members {[m.node for m in event.members]}"
                   + (f" joined {joined}" if joined else "")
                   + "".join(f" {m.node} {r.name.lower()}" for m, r in event.left))
-        for member, reason in event.left:
-            if reason is not Reason.LEAVE:
+        for member, reason in event.joined:
+            # Who comes with its node (NODEUP) may be one that was only out of sight: what was said between us stands.
+            # What an earlier life left is forgotten when a new one comes, or at the start without it.
+            if reason is Reason.JOIN:
                 self.node.lose(self.space, member.node)
-        for node_id in joined:
-            self.node.expect(node_id)
+                self.node.expect(member.node)
         self._act(self._machine.configuration(
             [member_of(m) for m in event.members],
             [(member_of(m), REASONS.get(r, "node")) for m, r in event.left],

@@ -251,8 +251,11 @@ class Membership:
 
     def _start(self) -> Start:
         self.generation = max(r.generation for r in self._ready.values()) + 1
+        before = {n.node_id: n.incarnation for n in self.started}
+        # Only out of sight for a while, and taken back by cman: it has its locks, and nobody recovers from its loss.
+        back = {m.node_id for m, r in self._ready.items() if before.get(m.node_id) == r.incarnation}
         self.started = tuple(self.found())
-        failed = tuple(sorted({*self._losses.lost, *self._losses.processes}))
+        failed = tuple(sorted({*self._losses.lost, *self._losses.processes} - back))
         left = tuple(sorted(n for n in self._losses.left if n not in failed))
         # From here on every member starts; who goes now goes in the next configuration.
         self._losses.clear()

@@ -17,7 +17,7 @@ from sim.options import draw
 
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sim", description="Simulate clusters from seeds.")
-    parser.add_argument("--stack", choices=sorted(RUNS), default="cluster")
+    parser.add_argument("--stack", choices=sorted(RUNS), default="lock")
     parser.add_argument("--seed", type=int, default=1, help="the first seed (default 1)")
     parser.add_argument("--hours", type=float, default=1.0, help="cluster-hours to run (default 1)")
     parser.add_argument("--calm", action="store_true", help="long timers, faults minutes apart: hours are cheap")

@@ -178,8 +178,10 @@ class ClusterProcess:
 
 def build_cluster(nodes: int, config: TotemConfig, two_node: bool = False,
                   cpg: Callable[..., CpgMachine] = CpgMachine,
-                  quorum: Callable[..., QuorumMachine] = QuorumMachine) -> Callable[[SimNode], ClusterProcess]:
-    """For Kernel(build=...). Other machine classes are how planted bugs come in."""
+                  quorum: Callable[..., QuorumMachine] = QuorumMachine,
+                  process: Callable[[NodeMachine, SimNode], ClusterProcess] | None = None,
+                  ) -> Callable[[SimNode], ClusterProcess]:
+    """For Kernel(build=...). Other machine classes are how planted bugs come in; `process` puts more on top."""
     def build(sim_node: SimNode) -> ClusterProcess:
         me, seq = sim_node.node_id, sim_node.stored.get(STORED_SEQ, 0)
         conf = load(sim_node.stored.setdefault(STORED_FILE, cluster_conf(nodes, 1, two_node)))
@@ -188,7 +190,7 @@ def build_cluster(nodes: int, config: TotemConfig, two_node: bool = False,
         node.totem = TotemMachine(me, range(1, nodes + 1), config, seq)
         node.groups = cpg(me, lambda payload, now_ns: node.totem.submit(b"G" + payload, now_ns))
         node.quorum = quorum(me, conf.quorum())
-        return ClusterProcess(node)
+        return ClusterProcess(node) if process is None else process(node, sim_node)
     return build
 
 

@@ -54,7 +54,7 @@ def draw(seed: int, calm: bool = False) -> Options:
     """The options of a seed. Calm runs have long timers and minutes between faults: many hours for little time."""
     rng = stream(seed, "options")
     nodes = rng.choice([1, 2, 2, 3, 3, 3, 4, 4, 5, 7])
-    totem = slow_totem(rng.choice([20, 40] if calm else [1, 1, 3, 10]))
+    totem = slow_totem(rng.choice([40, 100] if calm else [1, 1, 3, 10]))
     if rng.random() < 0.5:
         totem = dataclasses.replace(totem, window_size=rng.choice([4, 16, 64]), max_messages=rng.choice([1, 4]),
                                     unacknowledged_max=rng.choice([64, 512]), mtu_bytes=rng.choice([512, 1400]))

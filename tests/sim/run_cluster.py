@@ -9,6 +9,7 @@ from typing import Any
 
 from cman.ccs.load import load
 from cman.cpg import CpgMachine
+from cman.node import NodeMachine
 from cman.quorum import QuorumMachine
 from cman.totem import State
 from sim.checkers import CRASHES, Violation
@@ -52,6 +53,9 @@ class ClusterFaults(Faults):
 class ClusterRun:
     """A cluster with processes that join groups, talk and leave."""
 
+    # What the groups checker does not read: those of a stack on top.
+    own_groups: tuple[str, ...] = ()
+
     def __init__(self, seed: int, options: Options | None = None, cpg: Callable[..., CpgMachine] = CpgMachine,
                  quorum: Callable[..., QuorumMachine] = QuorumMachine) -> None:
         self.seed = seed
@@ -60,11 +64,11 @@ class ClusterRun:
         self.power: random.Random = stream(seed, "power")
         nodes = list(range(1, self.options.nodes + 1))
         two_node = len(nodes) == 2 and self.power.random() < 0.5
-        build = build_cluster(len(nodes), self.options.totem, two_node, cpg, quorum)
+        build = build_cluster(len(nodes), self.options.totem, two_node, cpg, quorum, self.process)
         self.kernel = Kernel(nodes, build, Network(self.options.network, stream(seed, "network")))
         self.kernel.routes[Fence] = self.fence
         self.kernel.routes[Reboot] = self.reboot
-        self.groups = GroupChecker()
+        self.groups = GroupChecker(self.own_groups)
         self.quorum = QuorumChecker(self.kernel)
         self.conf = ConfChecker()
         self.two_node = two_node
@@ -76,6 +80,10 @@ class ClusterRun:
         self.fenced = 0
         self.loading = True
         self.updates_refused = 0
+
+    def process(self, node: NodeMachine, sim_node: SimNode) -> ClusterProcess:
+        """What runs on a node."""
+        return ClusterProcess(node)
 
     # Power
 

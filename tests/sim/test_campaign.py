@@ -11,13 +11,14 @@ import pytest
 
 from sim.campaign import RUNS, campaign
 
-CALM_HOURS = float(os.environ.get("GFS2PY_SIM_HOURS", "400"))
-STORM_S = float(os.environ.get("GFS2PY_SIM_STORM_S", "6"))
+CALM_HOURS = float(os.environ.get("GFS2PY_SIM_HOURS", "1000"))
+STORM_S = float(os.environ.get("GFS2PY_SIM_STORM_S", "5"))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_calm(seed: int) -> None:
-    print(campaign("cluster", seed * 1000, calm=True, hours=CALM_HOURS))
+    print(campaign("lock", seed * 1000, calm=True, hours=CALM_HOURS))
 
 
 @pytest.mark.parametrize("stack", sorted(RUNS))

@@ -10,9 +10,10 @@ from sim.checkers import Violation
 from sim.kernel import S
 from sim.mutants import MUTANTS
 from sim.run_cluster import run_cluster
+from sim.run_lock import run_lock
 from sim.run_totem import run_totem
 
-RUN = {"totem": run_totem, "cluster": run_cluster}
+RUN = {"totem": run_totem, "cluster": run_cluster, "lock": run_lock}
 SEEDS = [line.split("#")[0].split() for line in (Path(__file__).parent / "seeds.txt").read_text().splitlines()
          if line.split("#")[0].strip()]
 

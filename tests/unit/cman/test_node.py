@@ -114,6 +114,22 @@ def test_who_was_away_without_state_comes_back(net: Net) -> None:
     assert not net.ended
 
 
+@pytest.mark.parametrize("dirty", [False, True])
+def test_who_was_away_is_unconfirmed_until_it_has_ended(net: Net, dirty: bool) -> None:
+    """Its fencing was waited for: nobody may take it for dead, or for clean, while it still has its state."""
+    net.nodes[4].dirty = dirty
+    net.apart = {4}
+    net.run(3000)
+    assert net.nodes[1].quorum.unconfirmed == (4,)
+    net.apart = set()
+    for _ in range(3000):
+        net.run(1)
+        if dirty and 4 in net.nodes:
+            assert net.nodes[1].quorum.unconfirmed == (4,), net.now
+    assert (4 in net.ended) == dirty
+    assert net.nodes[1].quorum.unconfirmed == ((4,) if dirty else ())
+
+
 def test_kill_ends_only_the_victim(net: Net) -> None:
     net.control(1, t="kill", node=3)
     net.run(3000)

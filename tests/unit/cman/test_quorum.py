@@ -101,6 +101,24 @@ def test_fencing_of_an_earlier_life_says_nothing_about_a_member() -> None:
     assert m.quorum == 3
 
 
+def test_who_comes_back_is_unconfirmed_until_it_is_known_to_have_nothing_of_before() -> None:
+    m = together()
+    m.membership((1, 2, 3), (4,))
+    m.membership((1, 2, 3, 4), ())
+    assert (m.standing[4], m.unconfirmed, m.total_votes) == (Standing.MEMBER, (4,), 4)
+    m.clean(4)
+    assert m.unconfirmed == ()
+    m.stale(4)
+    assert m.unconfirmed == (4,)
+    m.clean(4)
+    # A gap in one change is an absence, too; gone again, it is confirmed by fencing as ever.
+    m.membership((1, 2, 3, 4), (4,))
+    assert m.unconfirmed == (4,)
+    m.membership((1, 2, 3), (4,))
+    m.fenced(4)
+    assert m.unconfirmed == ()
+
+
 def test_two_nodes() -> None:
     m = machine({1: 1, 2: 1}, two_node=True)
     m.membership((1,), ())

@@ -161,6 +161,34 @@ def test_a_node_that_comes_back_is_another_one() -> None:
     assert after.failed == (2,)
 
 
+def test_out_of_sight_for_a_while_is_no_failure() -> None:
+    """A ring that one member saw and another did not: each has seen the other go and come, and nobody died."""
+    one, two = Member(1, 1), Member(2, 1)
+    machines = [Membership(m, f"10.0.0.{m.node_id}", 21064, 32, 0, rng=random.Random(m.node_id)) for m in (one, two)]
+    starts: list[Start] = []
+
+    def agree() -> None:
+        pending = [(m, e) for m in machines for e in m.configuration([one, two], [], [])]
+        while pending:
+            machine, effect = pending.pop(0)
+            if isinstance(effect, Say):
+                pending += [(m, e) for m in machines for e in m.delivered(machine.me, effect.data)]
+            elif isinstance(effect, Prepare):
+                pending += [(machine, e) for e in machine.prepared(effect.number)]
+            elif isinstance(effect, Start):
+                starts.append(effect)
+
+    for m in machines:
+        m.configuration([m.me], [], [m.me])
+    agree()
+    for m, other in zip(machines, (two, one), strict=True):
+        m.configuration([m.me], [(other, "node")])
+    agree()
+    assert len(starts) == 4
+    assert [s.failed for s in starts[2:]] == [(), ()]
+    assert starts[2].nodes == starts[0].nodes
+
+
 def test_nobody_starts_before_all_are_prepared() -> None:
     group = Group(random.Random(1))
     one, two = group.join(1), group.join(2)
