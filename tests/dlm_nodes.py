@@ -14,7 +14,7 @@ from dlm.locks import Lockspace
 from dlm.node import DlmNode, open_node
 from dlm.transport import Node
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 SPACE_ID = 0x1092
 
 

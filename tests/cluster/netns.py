@@ -20,7 +20,7 @@ from cman.protocol import CmanError, Unreachable
 from cman.views import Cluster
 
 POLL_S = 0.02
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 _HOLD = ["unshare", "--net", "--mount", "--uts", "--propagation", "private", "cat"]
 
 

@@ -12,8 +12,8 @@ from lab.remains import room_pids as pids_of
 __all__ = ["assert_gone", "left_behind", "pids_of", "wait_until"]
 
 POLL_S = 0.005
-PATIENCE_S = 20.0
-GONE_S = 2.0
+PATIENCE_S = 60.0
+GONE_S = 60.0
 
 
 def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from cluster.netns import Rig, socket_pid, wait_for
+from cluster.netns import LIMIT_S, Rig, socket_pid, wait_for
 from cman import protocol, server
 from cman.ask import Asker
 from cman.ccs import store
@@ -125,7 +125,7 @@ def test_nodes_that_come_with_another_configuration(rig: Rig) -> None:
     two.config.write_text(rig.config_text(9, '  <fence_daemon post_join_delay="9"/>\n'))
     two.start()
     assert two.daemon is not None
-    assert two.daemon.wait(30) == 1
+    assert two.daemon.wait(LIMIT_S) == 1
     assert "cluster.conf here is version 9 and differs from that of" in two.log()
     rig.wait_members([one, three])
 
@@ -159,7 +159,7 @@ def test_a_node_that_was_frozen_does_not_go_on_with_its_state(ring: Rig) -> None
             ring.wait_members([one, two])
             three.kill(signal.SIGCONT)
             assert three.daemon is not None
-            assert three.daemon.wait(30) == 1
+            assert three.daemon.wait(LIMIT_S) == 1
             assert "has state of before" in three.log()
             ring.wait_members([one, two])
             assert holder.poll() is None
@@ -177,7 +177,7 @@ def test_leave_and_rejoin(ring: Rig) -> None:
     assert done.stdout + done.stderr == ""
     ring.wait_members([one, three])
     assert two.daemon is not None
-    assert two.daemon.wait(30) == 0
+    assert two.daemon.wait(LIMIT_S) == 0
     assert "Member 2 shutting down" in one.log()
     assert not two.socket.exists()
     assert two.run("cman_tool", "status", check=False).returncode == 1
@@ -216,7 +216,7 @@ def test_votes_expected_and_kill(ring: Rig) -> None:
     one.run("cman_tool", "kill", "-n", "web3")
     ring.wait_members([one, two])
     assert three.daemon is not None
-    assert three.daemon.wait(30) == 1
+    assert three.daemon.wait(LIMIT_S) == 1
     assert "killed on request of web1" in three.log()
     two.run("cman_tool", "leave", "remove", "-w")
     ring.wait_members([one])
@@ -436,6 +436,6 @@ def test_unicast_and_foreign_clusters(rig: Rig) -> None:
     rig.nodes[2].config.write_text(rig.nodes[0].config.read_text().replace("mycluster", "other"))
     rig.nodes[2].start()
     assert rig.nodes[2].daemon is not None
-    assert rig.nodes[2].daemon.wait(30) == 1
+    assert rig.nodes[2].daemon.wait(LIMIT_S) == 1
     assert "belong to cluster 'mycluster', this one to 'other'" in rig.nodes[2].log()
     rig.wait_members(rig.nodes[:2])

@@ -130,7 +130,7 @@ def test_a_mount_that_waits_for_itself(end: str) -> None:
                 pids |= pids_of(room.place)
             else:
                 room.down()
-            hung.wait(10)
+            hung.wait(60)
     assert_gone(room.place, pids)
 
 

@@ -13,9 +13,9 @@ from gfs2py.fuse import _mount, control, mount
 from gfs2py.fuse._nullfs import NullFileSystem
 from gfs2py.fuse._session import Session
 
-END_TIMEOUT_S = 20.0
+END_TIMEOUT_S = 60.0
 POLL_S = 0.002
-SETTLE_S = 0.05
+SETTLE_S = 0.25
 
 
 class NullMount:
@@ -39,11 +39,11 @@ class NullMount:
         return int(entry["count"]) if entry else 0
 
     def settled(self, opcode: str) -> int:
-        """The count once it has stopped rising for a moment."""
+        """The count once it has stopped rising for a moment in which no worker has a request."""
         seen, since = self.count(opcode), time.monotonic()
         while time.monotonic() - since < SETTLE_S:
             time.sleep(POLL_S)
-            if self.count(opcode) != seen:
+            if self.count(opcode) != seen or self.session.oldest_request_ns():
                 seen, since = self.count(opcode), time.monotonic()
         return seen
 

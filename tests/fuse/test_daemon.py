@@ -316,7 +316,7 @@ def test_foreground(machine: Machine) -> None:
     wait_until(lambda: machine.entry() is not None, "the mount")
     (machine.path / "f").touch()
     machine.commands.check("umount", machine.path)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 0
     assert "attaching it to" in out
     assert "INFO ended" in err

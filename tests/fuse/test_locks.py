@@ -7,7 +7,6 @@ import fcntl
 import os
 import signal
 import struct
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -150,10 +149,8 @@ def test_signal_ends_a_wait(null_mount: NullMount, file: Path, deadly: bool) -> 
 
     child = Child(work)
     wait_until(lambda: lock_waiters(null_mount) == 1, "the child to wait")
-    started = time.monotonic()
     os.kill(child.pid, signal.SIGKILL if deadly else signal.SIGALRM)
-    assert child.wait() == (-signal.SIGKILL if deadly else 42)
-    assert time.monotonic() - started < 5
+    assert child.wait() == (-signal.SIGKILL if deadly else 42)      # nothing else would end it: the lock is held
     wait_until(lambda: lock_waiters(null_mount) == 0, "the waiter to be forgotten")
     assert null_mount.session.statistics()["parked"] == 0
     os.close(fd)

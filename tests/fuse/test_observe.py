@@ -143,7 +143,7 @@ def test_a_parked_request_is_seen_in_flight(null_mount: NullMount) -> None:
             assert one["age_ns"] > 0
             assert null_mount.session.in_flight(min_age_ns=10**15) == []
             fcntl.flock(holder, fcntl.LOCK_UN)
-            assert waiter.wait(30) == 0
+            assert waiter.wait(60) == 0
         finally:
             waiter.kill()
             waiter.wait()
@@ -198,7 +198,7 @@ def test_counters_for_people_go_on(gfs2: Mounted) -> None:
             heads += line.startswith(f"{gfs2.path}:")
     finally:
         shown.send_signal(signal.SIGINT)
-        shown.communicate(timeout=30)
+        shown.communicate(timeout=60)
     assert shown.returncode == 130
 
 

@@ -26,7 +26,7 @@ MakeImage = Callable[..., Path]
 
 WORKERS = 3
 ROUNDS = 4
-EXIT_TIMEOUT_S = 30.0
+EXIT_TIMEOUT_S = 60.0
 SMALL = ("--scale", "0.2", "--without", "many,flags")
 
 

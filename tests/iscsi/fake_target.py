@@ -117,6 +117,7 @@ class FakeTarget:
         self.bend: Callable[[bytearray], bool] | None = None    # change a header; true: hang up soon
         self.logins: list[bytes] = []       # ISIDs
         self.commands = 0
+        self.pinged = threading.Event()     # for a test to clear
         self.port = 0
         self._listener: socket.socket | None = None
         self._open: dict[socket.socket, bytes] = {}
@@ -162,7 +163,7 @@ class FakeTarget:
 
     def join(self) -> None:
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
         self._threads = [t for t in self._threads if t.is_alive()]
         assert not self._threads, "a connection of the fake target hangs"
 
@@ -263,6 +264,7 @@ class Connection:
             self.socket.shutdown(socket.SHUT_RDWR)
 
     def nop(self, head: bytes, _: bytes) -> None:
+        self.target.pinged.set()
         if head[16:20] != b"\xff\xff\xff\xff":
             self.send(0x20, 0x80, head[16:20], b20=b"\xff\xff\xff\xff")
 

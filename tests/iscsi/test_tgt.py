@@ -158,7 +158,7 @@ def test_kill_9_during_writes(tgt: Tgt, rng: random.Random) -> None:
             failures.append(e)
             raise
 
-    with IscsiDevice(tgt.url(), options=IscsiOptions(timeout_s=60, ping_s=1)) as device:
+    with IscsiDevice(tgt.url(), options=IscsiOptions(timeout_s=120, ping_s=1)) as device:
         threads = [threading.Thread(target=work, args=(k, device)) for k in range(4)]
         for t in threads:
             t.start()
@@ -181,7 +181,7 @@ def test_kill_9_during_writes(tgt: Tgt, rng: random.Random) -> None:
 
 def test_a_target_that_hangs(tgt: Tgt) -> None:
     """Stopped, it keeps its connections and answers nothing, not even pings."""
-    with IscsiDevice(tgt.url(), options=IscsiOptions(timeout_s=60, ping_s=1)) as device:
+    with IscsiDevice(tgt.url(), options=IscsiOptions(timeout_s=120, ping_s=1)) as device:
         device.write(0, b"x" * 512)
         tgt.signal(signal.SIGSTOP)
         try:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 IQN = "iqn.2011-07.com.example:server.target1"
-START_S, POLL_S = 15.0, 0.02
+START_S, POLL_S = 60.0, 0.02
 
 
 def free_port() -> int:

@@ -18,7 +18,7 @@ from torture.sys_calls import EXCHANGE, KEEP_SIZE, fallocate, link_open_file, re
 pytestmark = pytest.mark.mount
 
 DINODE_BYTES = 232
-POLL_S, LIMIT_S = 0.02, 30.0
+POLL_S, LIMIT_S = 0.02, 60.0
 
 
 @pytest.fixture(params=[1024, 4096])

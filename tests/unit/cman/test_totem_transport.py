@@ -14,7 +14,7 @@ from cman.totem.transport import Transport, TransportSettings
 
 KEY = random.Random(1).randbytes(64)
 QUICK = TotemConfig(token_ms=300, consensus_ms=150, join_ms=30, hold_ms=50, merge_ms=100)
-PATIENCE_S = 30
+PATIENCE_S = 60
 
 
 def free_port() -> int:

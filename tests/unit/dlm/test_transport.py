@@ -16,7 +16,7 @@ import trio
 from dlm.transport import Node, Transport, TransportError, canonical
 from dlm_packets import ack, header, message, opts, status
 
-LIMIT_S = 30.0
+LIMIT_S = 60.0
 
 
 class Inbox:
