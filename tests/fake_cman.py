@@ -82,6 +82,7 @@ class FakeCluster:
         self.unconfirmed: list[int] = []
         self.state = "Cluster-Member"
         self._pids = 100
+        self._views = 0
 
     def process(self, node: int) -> FakeCman:
         self._pids += 1
@@ -108,8 +109,9 @@ class FakeCluster:
 
     def tell(self, name: str, joined: list[tuple[Member, Reason]], left: list[tuple[Member, Reason]]) -> None:
         members = tuple(sorted(g.me for g in self.groups[name]))
+        self._views += 1
         for group in self.groups[name]:
-            group.send.send_nowait(client.Configuration(members, tuple(joined), tuple(left)))
+            group.send.send_nowait(client.Configuration(members, tuple(joined), tuple(left), (self._views, 1, 0)))
 
     def remove(self, group: FakeGroup, reason: Reason) -> None:
         self.groups[group.name].remove(group)

@@ -378,7 +378,6 @@ cdef int32_t _plan(gls* gs, glx* x) noexcept nogil:
     if x.demote >= 0 and _stays(x):
         return -1
     if x.demote >= 0:
-        # A flock that nobody here has any more is of no use to us.
         _work(gs, x, 0 if x.flags & GLX_DROP or x.gl.type == LM_TYPE_FLOCK
               else x.granted_ns + min((x.wait_ns + x.sync_ns) // 4, <uint64_t>HOLD_MAX_NS))
         return -1
@@ -531,8 +530,7 @@ cdef int _acquire(opctx* cx, glock* gl, int32_t mode, uint32_t flags, bint* slep
     if flags & GL_LOCAL or flags & GL_TRY and (x.demote >= 0 or x.req >= 0 or x.flags & GLX_BUSY):
         pthread_mutex_unlock(&gs.lock)
         return -EAGAIN
-    if (cx.unique and gs.unpark != NULL and not flags & GL_NOPARK
-            and (flags & GL_PARKTRY or not flags & GL_TRY)):
+    if cx.unique and gs.unpark != NULL and not flags & GL_NOPARK and (flags & GL_PARKTRY or not flags & GL_TRY):
         w = _parked(gs, cx.unique)
         if flags & GL_TRY and w != NULL and not w.waiting and w.x == x and w.err == -EAGAIN:
             _parked_free(gs, w)     # refused meanwhile
@@ -847,11 +845,11 @@ cdef glx* _due(demoter* d, uint64_t* next_ns) noexcept nogil:
         l = l.next
         if x.demote < 0 or x.demote >= x.gl.state:
             dl_del(&x.work)
-        elif _stays(x) and x.req < 0:
-            # Pinned since somebody began to let it go: looked at again when it is unpinned.
+        elif _stays(x) and x.req < 0:           # pinned since it began to be let go; again when it is unpinned
             dl_del(&x.work)
             gl_atomic_store32(&x.leaving, 0)
             gl_atomic_store32(&x.gl.avail, x.gl.state)
+            _serve(d.gs, x)
         elif x.due_ns <= now and _ready(d.gs, x):
             return x
         elif x.due_ns <= now:
