@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -128,6 +129,7 @@ def cost(row: str) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = options(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)       # as Ctrl-C: what was measured is not lost
     results: Results = {}
     failed = False
     with idle_poll(args.idle_poll), room_of(args) as bench:
