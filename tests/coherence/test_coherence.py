@@ -243,6 +243,29 @@ def test_what_is_read_and_then_changed_is_asked_for_once() -> None:
     assert c.findings() == []
 
 
+def test_df_of_a_node_that_does_nothing() -> None:
+    """It learns what others have taken and given back."""
+    with Cluster(2, 10) as c:
+        one, two = c.nodes[0].volume, c.nodes[1].volume
+
+        def agree() -> None:
+            deadline = time.monotonic() + 60
+            while one.calls.statfs() != two.calls.statfs():
+                assert time.monotonic() < deadline, (one.calls.statfs(), two.calls.statfs())
+                two.fs.drain()
+
+        agree()
+        before = two.calls.statfs()[2]
+        one.create("f", bytes(4 << 20))
+        agree()
+        assert two.calls.statfs()[2] <= before - (4 << 20) // 4096
+        one.unlink("f")
+        one.fs.drain()
+        agree()
+        assert two.calls.statfs()[2] == before
+    assert c.findings() == []
+
+
 def test_mounts_come_and_go() -> None:
     with Cluster(3, 4) as c:
         c.nodes[0].volume.create("a", b"of 0")

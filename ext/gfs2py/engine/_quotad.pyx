@@ -7,7 +7,7 @@ from gfs2py.engine._nodes cimport node_delete_later, node_known, nodes_drain, no
 from gfs2py.engine._quota cimport quota_sync
 from gfs2py.engine._rgrp cimport rgrp_each_unlinked
 from gfs2py.engine._sbd cimport ctx_init, sd_dead
-from gfs2py.engine._statfs cimport statfs_sync
+from gfs2py.engine._statfs cimport statfs_look, statfs_sync
 from gfs2py.engine._sync cimport (CLOCK_REALTIME, clock_gettime, pthread_cond_broadcast, pthread_cond_init,
                                   pthread_cond_timedwait, pthread_create, pthread_join, pthread_mutex_init,
                                   pthread_mutex_lock, pthread_mutex_unlock, timespec)
@@ -60,8 +60,11 @@ cdef void _sync_due(quotad* q, uint32_t seconds) noexcept nogil:
     if sd_dead(sd):
         return
     ctx_init(&cx, sd, 0, 0)
-    if q.statfs_s and seconds % q.statfs_s == 0 and sd.sl_dirty | (sd.sl_free != 0) | (sd.sl_dinodes != 0):
-        statfs_sync(&cx)
+    if q.statfs_s and seconds % q.statfs_s == 0:
+        if sd.sl_dirty | (sd.sl_free != 0) | (sd.sl_dinodes != 0):
+            statfs_sync(&cx)
+        elif sd.gls != NULL:
+            statfs_look(&cx)
     if q.quota_s and seconds % q.quota_s == 0 and sd.flags & SDF_QUOTA_ACCOUNT:
         quota_sync(&cx)
 

@@ -12,6 +12,8 @@ cdef void statfs_destroy(sbd* sd) noexcept nogil                # before cache_d
 cdef void statfs_at_switch(sbd* sd, opctx* cx) noexcept nogil
 # Adds the local difference to the master file. No transaction, no group locked. Every statfs_quantum, at unmount.
 cdef int statfs_sync(opctx* cx) noexcept nogil
+# What other nodes have folded in meanwhile; asked of nobody while no node has.
+cdef int statfs_look(opctx* cx) noexcept nogil
 # What df shows, in blocks and dinodes.
 cdef void statfs_get(sbd* sd, uint64_t* total, uint64_t* free_blocks, uint64_t* dinodes) noexcept nogil
 # The same counted group by group (reads every group): the truth that the other must agree with.

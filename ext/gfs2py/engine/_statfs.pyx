@@ -130,6 +130,17 @@ cdef int statfs_sync(opctx* cx) noexcept nogil:
     return err
 
 
+cdef int statfs_look(opctx* cx) noexcept nogil:
+    cdef sbd* sd = cx.sd
+    cdef buf* b = NULL
+    cdef int err = _open(cx, sd.statfs_ip, LM_ST_SHARED, &b)
+    if err == 0:
+        _master_in(sd, b)
+        buf_put(sd, b)
+        inode_unlock(cx, sd.statfs_ip)
+    return err
+
+
 cdef void statfs_get(sbd* sd, uint64_t* total, uint64_t* free_blocks, uint64_t* dinodes) noexcept nogil:
     cdef int64_t t, f, d
     pthread_mutex_lock(&sd.st_lock)
