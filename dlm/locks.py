@@ -56,14 +56,18 @@ class Deadlock(DlmError):
     """EDEADLK: two conversions on one resource wait for each other, and this one was chosen to give way."""
 
 
+class Withdrawn(DlmError):
+    """ECANCELED: another task has taken this conversion back by Lock.cancel."""
+
+
 class Closed(DlmError):
     """ESHUTDOWN: the lockspace has been left, or its member has failed."""
 
 
 def refusal(status: int, what: str) -> DlmError:
     """The exception for a completion with -errno."""
-    code = -status
-    kind = {errno.EAGAIN: WouldBlock, errno.EDEADLK: Deadlock}.get(code, DlmError)
+    code = errno.ECANCELED if status == -ECANCEL else -status
+    kind = {errno.EAGAIN: WouldBlock, errno.EDEADLK: Deadlock, errno.ECANCELED: Withdrawn}.get(code, DlmError)
     return kind(code, f"{what}: {os.strerror(code)}")
 
 
@@ -94,6 +98,7 @@ class Lock:
         self._space = space
         self._lvb = lvb
         self.cancelled = False          # a cancel was sent, and no operation was begun since
+        self.unlocking = False
         self._asked: LockMode | None = None
         self._news = trio.Event()
 
@@ -117,6 +122,15 @@ class Lock:
         if cast.status:
             raise refusal(cast.status, f"convert {self.name!r} to {mode.name}")
 
+    def cancel(self) -> None:
+        """Take back the conversion that another task waits for (DLM_LKF_CANCEL).
+
+        That task gets Withdrawn and the lock is what it was, unless the outcome was faster. Without a conversion under
+        way nothing happens. Requests for new locks are taken back by trio's cancellation. Raises Closed.
+        """
+        self._space.check()
+        self._space.withdraw(self)
+
     async def unlock(self, value: bytes | None = None) -> None:
         """Release it; `value` is written if PW or EX is held. Cannot be cancelled. Raises Closed, DlmError (EBUSY)."""
         if self.mode is LockMode.IV:
@@ -126,7 +140,9 @@ class Lock:
         with trio.CancelScope(shield=True):
             await self._begin(lambda: space.machine.unlock(self.lkid, Flag.VALBLK if value is not None else NO_FLAGS,
                                                            value=value))
+            self.unlocking = True
             cast = await space.outcome(self)
+            self.unlocking = False
         if cast.status != -EUNLOCK:
             raise refusal(cast.status, f"unlock {self.name!r}")
 
@@ -279,6 +295,15 @@ class Lockspace:
             raise AssertionError("an operation ended without an outcome")
         return wait.cast
 
+    def withdraw(self, lock: Lock) -> None:
+        """For Lock.cancel."""
+        wait = self._waits.get(lock.lkid)
+        if wait is not None and wait.cast is None and not lock.unlocking:
+            lock.cancelled = True
+            with contextlib.suppress(DlmError):     # the outcome is on its way already
+                self.machine.cancel(lock.lkid)
+            self.drain()
+
     # ------------------------------------------------------------------ what the machine tells
 
     def drain(self) -> None:
@@ -409,4 +434,5 @@ async def blocking(lock: Lock) -> AsyncIterator[LockMode]:
             return
 
 
-__all__ = ["ECANCEL", "Closed", "Deadlock", "Flag", "Lock", "LockMode", "Lockspace", "WouldBlock", "blocking"]
+__all__ = ["ECANCEL", "Closed", "Deadlock", "Flag", "Lock", "LockMode", "Lockspace", "Withdrawn", "WouldBlock",
+           "blocking"]

@@ -11,7 +11,7 @@ import trio
 
 from dlm.core.errors import DlmError
 from dlm.core.packets import Flag, LockMode
-from dlm.locks import Closed, Deadlock, Lock, Lockspace, WouldBlock, blocking
+from dlm.locks import Closed, Deadlock, Lock, Lockspace, Withdrawn, WouldBlock, blocking
 from dlm_nodes import LIMIT_S, cluster, restart, until
 
 NL, CR, PR, PW, EX = LockMode.NL, LockMode.CR, LockMode.PR, LockMode.PW, LockMode.EX
@@ -138,6 +138,36 @@ def test_a_cancelled_conversion_keeps_what_it_had() -> None:
             await other.convert(EX, nowait=False) if shared.mode is NL else await shared.convert(NL)
             await other.convert(EX)
             assert other.mode is EX
+    run(main)
+
+
+def test_another_task_takes_a_conversion_back() -> None:
+    """At the master and away from it; what waited behind goes on, and nothing is left of the cancel."""
+    async def main() -> None:
+        async with cluster(2) as (one, two):
+            for first, second in ((one, two), (two, one)):
+                shared, other = await first.space.lock("a", PR), await second.space.lock("a", PR)
+                told: list[OSError] = []
+
+                async def convert(lock: Lock, told: list[OSError]) -> None:
+                    try:
+                        await lock.convert(EX)
+                    except Withdrawn as error:
+                        told.append(error)
+
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(convert, shared, told)
+                    assert await other.wait_blocking() is EX
+                    shared.cancel()
+                assert [e.errno for e in told] == [errno.ECANCELED]
+                assert shared.mode is PR
+                shared.cancel()         # nothing is under way: nothing happens
+                await shared.convert(NL)
+                await other.convert(EX)
+                await other.unlock()
+                await shared.unlock()
+                shared.cancel()
+            assert granted(one.space) == waiting(one.space) == 0
     run(main)
 
 
