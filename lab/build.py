@@ -19,7 +19,7 @@ from lab.topology import Topology
 
 Progress = Callable[[str], None]
 # Debian package that brings it -> commands that a room needs from it
-TOOLS = {"iproute2": ("ip",), "nftables": ("nft",), "coreutils": ("cp",), "util-linux": ("setpriv",)}
+TOOLS = {"iproute2": ("ip",), "nftables": ("nft",), "coreutils": ("cp",), "util-linux": ("setpriv", "nsenter")}
 TOOLS_ISCSI = {"tgt": ("tgtd", "tgtadm")}
 _VAR = ("cache", "lib", "log", "spool", "lib/cluster", "log/cluster")
 # Of the host's /etc: what a node sees where it lies (many files that no node changes), and what it has no use for.
@@ -39,8 +39,19 @@ def check_host(room: Topology) -> None:
     for kind in ("pid", "net", "mnt", "uts", "ipc"):
         if not os.path.exists(f"/proc/self/ns/{kind}"):
             raise LabError(f"this kernel has no {kind} namespaces")
+    if _in_chroot():
+        raise LabError("this is a chroot: commands for a node would run outside of it; use the machine itself or a "
+                       "container")
     if not os.path.exists("/dev/fuse"):
         raise LabError("there is no /dev/fuse: nothing could be mounted on the nodes")
+
+
+def _in_chroot() -> bool:
+    """Whether setns(2) into this mount namespace leads to another root than ours: pivot_root(2) could not help it."""
+    own = os.stat("/")
+    seen = subprocess.run(["nsenter", "--mount=/proc/self/ns/mnt", "stat", "-c", "%d:%i", "/"], check=False,
+                          capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    return seen.stdout.strip() != f"{own.st_dev}:{own.st_ino}"
 
 
 def make_directories(place: Place, room: Topology) -> None:

@@ -176,3 +176,22 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LabError, match="only root"):
         room.up()
     assert_gone(room.place, set())
+
+
+def test_a_chroot_is_refused(tmp_path: Path) -> None:
+    """pivot_root(2) does not change the root of a mount namespace there: nodes' commands would run on the host."""
+    build_there = "from lab import Lab, guide_topology; Lab(guide_topology(1, size='16M')).up()"
+    script = """
+        set -e
+        mount --make-rprivate /
+        mount -t tmpfs root "$1"
+        for path in /*; do
+            if [ -h "$path" ]; then cp -P "$path" "$1/"
+            elif [ -d "$path" ]; then mkdir "$1$path"; mount --rbind "$path" "$1$path"; fi
+        done
+        exec chroot "$1" "$2" -c "$3"
+    """
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", script, "sh", tmp_path, sys.executable, build_there],
+                          capture_output=True, text=True, check=False, cwd="/")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("lab.errors.LabError: this is a chroot"), done.stderr
