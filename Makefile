@@ -13,7 +13,7 @@ SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 
 DEBS_BUILD := gcc libc6-dev linux-libc-dev zlib1g-dev libiscsi-dev libfuse3-dev pkg-config python3-dev python3-venv \
 	util-linux mount
-DEBS_DEMO := gfs2-utils iproute2 nftables
+DEBS_DEMO := gfs2-utils iproute2 nftables fence-agents telnet
 DEBS_LAB := iproute2 nftables iputils-ping tgt fence-agents telnet
 DEBS_TEST := gfs2-utils qemu-system-x86 attr acl e2fsprogs fio xz-utils zstd procps hostname ctdb $(DEBS_LAB)
 DEBS_BENCH := gfs2-utils e2fsprogs fuse2fs fio bindfs ntfs-3g fuse3

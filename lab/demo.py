@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -321,7 +322,7 @@ class Demo:
         """The second node dies under load, comes back, and has everything that was acknowledged."""
         victim = self.nodes[1]
         others = [node for node in self.nodes if node != victim]
-        self.say(f"\n-- {victim} crashes while all nodes write (nobody fences it yet: see README)")
+        self.say(f"\n-- {victim} crashes while all nodes write: it is fenced, and only then its journal replayed")
         durable = self.doomed(victim, "log", f"crash-{victim}")
         self.doomed(victim, "append", "crash-all")
 
@@ -340,8 +341,9 @@ class Demo:
         if not wanted <= found <= wanted + 1:       # the last one may have been on its way
             raise LabError(f"{victim} had made {wanted} records durable when it crashed, {others[0]} finds {found}")
         self.say(f"Of the {wanted:,} records that {victim} had made durable none is lost.")
+        self.run(others[0], f"""grep 'fence "{victim}" success' /var/log/messages""")
         self.run(others[0], f"clustat -m {victim}")
-        self.say(f"# lab power on {victim}")
+        self.say(f"# lab power on {victim}    (the power switch has booted it already)")
         self.room.power("on", victim)
         self.run(victim, "service cman start")
         self.run(victim, f"mount -t gfs2 {DEVICE} {MOUNT_POINT} -v", lines=2)
@@ -390,6 +392,8 @@ def run(topology: Topology, *, name: str, keep: bool, seconds: float, say: Say) 
     """All of it. `name`: of a room that is to be kept; another gets its own. Raises LabError, KeyboardInterrupt."""
     if not os.path.exists(DEBIAN_FSCK):
         raise LabError(f"{DEBIAN_FSCK} is not there to judge the disk: apt-get install gfs2-utils")
+    if not shutil.which("fence_wti", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"):
+        raise LabError("fence_wti is not there to fence the node that crashes: apt-get install fence-agents telnet")
     start = time.monotonic()
     with _interruptible() as ignore:
         room = Lab(topology, name=name if keep else "", progress=lambda text: say(f"lab: {text}"))
