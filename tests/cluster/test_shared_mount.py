@@ -39,7 +39,7 @@ def test_three_nodes_one_disk() -> None:
         assert sh(room, "web1", "cat /gfs2/d/a; ls /gfs2/d | wc -l") == "one\n101\n"
         sh(room, "web1", "echo two >> /gfs2/d/a; mv /gfs2/d/f1 /gfs2/moved; rm /gfs2/d/f2")
         assert sh(room, "web2", "cat /gfs2/d/a /gfs2/moved; ls /gfs2/d | wc -l") == "one\ntwo\n1\n99\n"
-        sh(room, "web1", "flock /gfs2/d/a true")
+        sh(room, "web1", "flock /gfs2/d/a true; gfs2_tool df /gfs2 | grep 'Local flocks = FALSE'")
         sh(room, "web2", "echo kept > /gfs2/d/kept; umount /gfs2")
         assert "first=0" in mount(room, "Mysql1")           # its journal is free now
         assert sh(room, "Mysql1", "cat /gfs2/d/kept") == "kept\n"

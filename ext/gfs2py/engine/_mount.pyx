@@ -848,7 +848,7 @@ cdef class Gfs2(FileSystemHandle):
             "journals": [{"name": f"journal{i}", "size_bytes": size} for i, size in enumerate(self.journal_sizes)],
             "resource_groups": sd.n_rgrps, "lockproto": proto, "locktable": table, "jid": self.jid,
             "hostdata": f"jid={self.jid}:id=0:first=1", "lock_module_flags": 0,
-            "local_flocks": True, "local_caching": True,        # one node: all locks are its own
+            "local_flocks": sd.gls == NULL, "local_caching": sd.gls == NULL,      # one node: all locks are its own
             "read_only": bool(sd.flags & SDF_RDONLY), "spectator": bool(sd.flags & SDF_SPECTATOR),
             "blocks_total": sd.st_total + sd.sl_total, "blocks_free": sd.st_free + sd.sl_free,
             "dinodes": sd.st_dinodes + sd.sl_dinodes, "withdrawn": self.withdrawn,
