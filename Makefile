@@ -25,7 +25,7 @@ SBINDIR ?= /sbin
 MOUNT_HELPERS := mount.gfs2 mount.fuse.gfs2 umount.gfs2 umount.fuse.gfs2
 CLUSTER_COMMANDS := cman cman_tool ccs_tool clustat fence_tool fence_node fence_ack_manual mkqdisk
 UNITDIR ?= /lib/systemd/system
-UNITS := cman.service
+UNITS := cman.service dlm_controld.service
 
 .PHONY: build
 build: ## build the extensions and put every command into .venv/bin

@@ -17,9 +17,9 @@ import logging
 import os
 import random
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable
 from contextlib import asynccontextmanager
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import trio
 
@@ -76,15 +76,38 @@ def member_of(m: client.Member) -> Member:
     return Member(m.node, m.pid)
 
 
+class SpacePort(Protocol):
+    """What is needed of a lockspace; dlm.locks.Lockspace is one, dlm.kernel.KernelSpace another."""
+
+    @property
+    def name(self) -> str: ...
+    def stop(self) -> None: ...
+
+
+Space = TypeVar("Space", bound=SpacePort)
+SpaceIn = TypeVar("SpaceIn", bound=SpacePort, contravariant=True)
+
+
+class NodePort(Protocol[SpaceIn]):
+    """What is needed of a node; dlm.node.DlmNode is one for lockspaces of a process, dlm.kernel.KernelDlm another."""
+
+    @property
+    def local(self) -> Node: ...
+    def lose(self, space: SpaceIn, node_id: int) -> None: ...
+    def expect(self, node_id: int) -> None: ...
+    def know(self, name: str, nodes: Iterable[Node]) -> None: ...
+    def start(self, space: SpaceIn, nodes: Iterable[events.Node], *, left: Collection[int] = ()) -> None: ...
+
+
 REASONS = {Reason.LEAVE: "leave", Reason.PROCDOWN: "process"}
 
 
-class Control:
-    """The membership of one lockspace. Made by `join`."""
+class Control(Generic[Space]):
+    """The membership of one lockspace. Made by `join`, and by dlm.kernel.hold."""
 
-    def __init__(self, node: DlmNode, space: Lockspace, group: GroupPort, *, lvb_bytes: int, flags: int,
+    def __init__(self, node: NodePort[Space], space: Space, group: GroupPort, *, lvb_bytes: int, flags: int,
                  fenced: Fenced | None, cluster: Callable[[], Awaitable[Cluster]], rng: random.Random,
-                 on_note: Callable[[str], object] | None = None) -> None:
+                 on_note: Callable[[str], object] | None = None, kernel: bool = False) -> None:
         self.node, self.space, self.group = node, space, group
         self.quorate = False
         self.history: list[str] = []
@@ -92,9 +115,10 @@ class Control:
         self.failed = ""
         self._fenced, self._cluster, self._on_note = fenced, cluster, on_note
         self._unconfirmed: tuple[int, ...] = ()
+        self._kernels: set[int] = set()         # nodes whose kernel goes on with nobody to speak for it
         self._machine: Membership | None = None
         self._make: Callable[[Member], Membership] = lambda me: Membership(
-            me, node.local.address, node.local.port, lvb_bytes, flags, rng=rng)
+            me, node.local.address, node.local.port, lvb_bytes, flags, rng=rng, kernel=kernel)
         self._changed = trio.Event()            # what cman tells; replaced at each change
         self._say, self._said = trio.open_memory_channel[bytes](SAY_MAX)
         self._preparing: trio.CancelScope | None = None
@@ -151,6 +175,7 @@ class Control:
         if cluster.quorate != self.quorate:
             self.note("quorate" if cluster.quorate else "quorum lost")
         self.quorate, self._unconfirmed = cluster.quorate, tuple(cluster.unconfirmed)
+        self._kernels &= set(cluster.members)
 
     def _configuration(self, event: client.Configuration) -> None:
         if self._machine is None:
@@ -191,6 +216,7 @@ class Control:
     async def _prepare(self, what: Prepare, scope: trio.CancelScope) -> None:
         """What must be done before recovery, in this order."""
         with scope:
+            self._kernels |= set(what.kernels)
             self._now(await self._cluster())        # not older than the change that asks for this
             while why := self._waits_for_cman():
                 self.note(f"waits for {why}")
@@ -204,6 +230,9 @@ class Control:
     def _waits_for_cman(self) -> str:
         if not self.quorate:
             return "quorum"
+        if self._kernels:
+            return (f"the end of {', '.join(f'node {n}' for n in sorted(self._kernels))}: its dlm_controld died and "
+                    "its kernel goes on (fence_node, or reset it)")
         if self._fenced is None and self._unconfirmed:
             return f"the fencing of {', '.join(f'node {n}' for n in self._unconfirmed)}"
         return ""
@@ -281,7 +310,7 @@ async def join(cman: CmanPort, name: str, *, lvb_bytes: int = 32, flags: int = 0
                     yield space
                 finally:
                     with trio.move_on_after(LEAVE_LIMIT_S, shield=True):
-                        await _leave(control)
+                        await _leave(control, node)
                     nursery.cancel_scope.cancel()
         except BaseExceptionGroup as found:
             if len(found.exceptions) == 1:
@@ -289,7 +318,7 @@ async def join(cman: CmanPort, name: str, *, lvb_bytes: int = 32, flags: int = 0
             raise
 
 
-async def _keep(control: Control, watch: trio.MemoryReceiveChannel[Cluster], space: Lockspace) -> None:
+async def _keep(control: Control[Lockspace], watch: trio.MemoryReceiveChannel[Cluster], space: Lockspace) -> None:
     """The control's task; whatever ends it early ends the lockspace."""
     try:
         await control.run(watch)
@@ -302,11 +331,11 @@ async def _keep(control: Control, watch: trio.MemoryReceiveChannel[Cluster], spa
         space.close(why)
 
 
-async def _leave(control: Control) -> None:
+async def _leave(control: Control[Lockspace], node: DlmNode) -> None:
     """Locks are given up, the group is told, the other nodes are parted from."""
     if not control.failed:
         control.space.stop()
     with contextlib.suppress(client.CmanError):
         await control.group.leave()
     # The others do not answer one that they take for dead.
-    await control.node.leave(control.space, in_order=not control.failed)
+    await node.leave(control.space, in_order=not control.failed)

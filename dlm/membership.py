@@ -25,7 +25,7 @@ from typing import Any
 
 import msgpack
 
-MESSAGE_VERSION = 1
+MESSAGE_VERSION = 2
 MEMBERS_MAX = 128
 ADDRESS_MAX = 64
 NUMBER_BITS = 63
@@ -50,7 +50,10 @@ class Begin:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """`incarnation` changes with each life of the process; `lvb_bytes` and `flags` must be the same everywhere."""
+    """`incarnation` changes with each life of the process; `lvb_bytes` and `flags` must be the same everywhere.
+
+    kernel: the node's kernel has the lock manager, and goes on when the process that speaks for it dies.
+    """
 
     number: int
     address: str
@@ -59,6 +62,7 @@ class Ready:
     generation: int
     lvb_bytes: int
     flags: int
+    kernel: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +81,14 @@ class Say:
 class Prepare:
     """Effect: wait for quorum, and until these nodes are fenced; then call `prepared(number)`.
 
-    `processes` are nodes that live on while their member of this lockspace died: they are not fenced.
+    `processes` are nodes that live on while their member of this lockspace died: they are not fenced. `kernels`,
+    among the lost, live on, too: they lost the process that spoke for them, and still write what they hold locks for.
     """
 
     number: int
     lost: tuple[int, ...]
     processes: tuple[int, ...]
+    kernels: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +119,7 @@ def pack(message: Begin | Ready) -> bytes:
         body: list[object] = [MESSAGE_VERSION, "begin", message.number]
     else:
         body = [MESSAGE_VERSION, "ready", message.number, message.address, message.port, message.incarnation,
-                message.generation, message.lvb_bytes, message.flags]
+                message.generation, message.lvb_bytes, message.flags, message.kernel]
     return bytes(msgpack.packb(body))
 
 
@@ -137,9 +143,9 @@ def unpack(data: bytes) -> Begin | Ready:
     match body[1:]:
         case ["begin", number]:
             return Begin(whole(number, 1 << NUMBER_BITS))
-        case ["ready", number, str(address), port, incarnation, generation, lvb_bytes, flags]:
+        case ["ready", number, str(address), port, incarnation, generation, lvb_bytes, flags, bool(kernel)]:
             return Ready(whole(number, 1 << NUMBER_BITS), address, whole(port, 0xffff), whole(incarnation, 0xffffffff),
-                         whole(generation, 0xffffffff), whole(lvb_bytes, 0xffff), whole(flags, 0xffffffff))
+                         whole(generation, 0xffffffff), whole(lvb_bytes, 0xffff), whole(flags, 0xffffffff), kernel)
     raise ControlError("neither begin nor ready")
 
 
@@ -150,11 +156,13 @@ class _Losses:
     lost: dict[int, None] = field(default_factory=dict)         # the node is gone
     processes: dict[int, None] = field(default_factory=dict)    # only its process is
     left: dict[int, None] = field(default_factory=dict)
+    kernels: dict[int, None] = field(default_factory=dict)      # those of the lost whose node lived on
 
     def clear(self) -> None:
         self.lost.clear()
         self.processes.clear()
         self.left.clear()
+        self.kernels.clear()
 
 
 class Membership:
@@ -164,9 +172,10 @@ class Membership:
     `prepared`; each returns the effects, in order.
     """
 
-    def __init__(self, me: Member, address: str, port: int, lvb_bytes: int, flags: int, *, rng: random.Random) -> None:
+    def __init__(self, me: Member, address: str, port: int, lvb_bytes: int, flags: int, *, rng: random.Random,
+                 kernel: bool = False) -> None:
         self.me, self.address, self.port = me, address, port
-        self.lvb_bytes, self.flags = lvb_bytes, flags
+        self.lvb_bytes, self.flags, self.kernel = lvb_bytes, flags, kernel
         self.incarnation = rng.randrange(1, 1 << 32)
         self.generation = 0
         self.members: tuple[Member, ...] = ()
@@ -175,6 +184,7 @@ class Membership:
         self._rng = rng
         self._number: int | None = None
         self._ready: dict[Member, Ready] = {}
+        self._kernels: set[Member] = set()      # of those that started last
         self._losses = _Losses()
 
     def waits_for(self) -> list[int]:
@@ -204,10 +214,12 @@ class Membership:
         for member, why in left:
             if why == "leave":
                 self._losses.left[member.node_id] = None
-            elif why == "process":
+            elif why == "process" and member not in self._kernels:
                 self._losses.processes[member.node_id] = None
             else:
                 self._losses.lost[member.node_id] = None
+                if why == "process":
+                    self._losses.kernels[member.node_id] = None
         self._number = None
         self._ready.clear()
         self.phase = "stopped"
@@ -239,7 +251,8 @@ class Membership:
         self._number = message.number
         self._ready.clear()
         self.phase = "preparing"
-        return [Prepare(message.number, tuple(self._losses.lost), tuple(self._losses.processes))]
+        return [Prepare(message.number, tuple(self._losses.lost), tuple(self._losses.processes),
+                        tuple(self._losses.kernels))]
 
     def prepared(self, number: int) -> list[Effect]:
         """What Prepare asked for is done; of an older one, nothing follows."""
@@ -247,7 +260,7 @@ class Membership:
             return []
         self.phase = "ready"
         return [Say(pack(Ready(number, self.address, self.port, self.incarnation, self.generation, self.lvb_bytes,
-                               self.flags)))]
+                               self.flags, self.kernel)))]
 
     def _start(self) -> Start:
         self.generation = max(r.generation for r in self._ready.values()) + 1
@@ -255,6 +268,7 @@ class Membership:
         # Only out of sight for a while, and taken back by cman: it has its locks, and nobody recovers from its loss.
         back = {m.node_id for m, r in self._ready.items() if before.get(m.node_id) == r.incarnation}
         self.started = tuple(self.found())
+        self._kernels = {m for m, r in self._ready.items() if r.kernel}
         failed = tuple(sorted({*self._losses.lost, *self._losses.processes} - back))
         left = tuple(sorted(n for n in self._losses.left if n not in failed))
         # From here on every member starts; who goes now goes in the next configuration.

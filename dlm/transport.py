@@ -90,7 +90,7 @@ class _Link:
 class _Peer:
     """One other node and its connections; touched by trio's thread only."""
 
-    __slots__ = ("changed", "links", "node", "scope", "sender", "wanted", "writing")
+    __slots__ = ("changed", "links", "node", "parted", "scope", "sender", "wanted", "writing")
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -98,6 +98,7 @@ class _Peer:
         self.sender: _Link | None = None
         self.wanted = trio.Event()      # somebody has to connect
         self.changed = trio.Event()     # replaced at each change of the machine's state
+        self.parted = False             # in order, and nothing is to be said any more
         self.writing = False            # a task waits for its socket to take more
         self.scope = trio.CancelScope()
 
@@ -241,6 +242,8 @@ class Transport:
             if self.pump.describe(node_id)["state"] != "CLOSED":
                 late.append(node_id)
                 self.forget(node_id)
+            else:
+                self._peers[node_id].parted = True
         return late
 
     def _peer(self, node_id: int) -> _Peer:
@@ -334,7 +337,8 @@ class Transport:
             log.info("connection lost node=%d: %s", peer.node.node_id, why)
             self._hang_up(link)
         trio.lowlevel.notify_closing(link.sock)
-        arm_reset(link.sock)
+        if not peer.parted:
+            arm_reset(link.sock)
         link.sock.close()
 
     def _hang_up(self, link: _Link) -> None:
@@ -345,9 +349,13 @@ class Transport:
         if peer.sender is link:
             peer.sender = peer.links[-1] if peer.links else None
             self.pump.carry(peer.node.node_id, peer.sender.sock.fileno() if peer.sender else -1)
-        arm_reset(link.sock)
+        # An RST throws away what is under way, and a kernel takes it for a fault: after the word that ended it all it
+        # would connect again, for ever.
+        if not peer.parted:
+            arm_reset(link.sock)
         with contextlib.suppress(OSError):      # the other end was faster
-            link.sock.shutdown(socket.SHUT_RD)      # no FIN: the close that follows is to be an RST
+            # Without FIN where the close that follows is to be an RST.
+            link.sock.shutdown(socket.SHUT_RDWR if peer.parted else socket.SHUT_RD)
 
     def _drop(self, peer: _Peer) -> None:
         for link in list(peer.links):

@@ -81,6 +81,7 @@ class FakeCluster:
         self.quorate = True
         self.unconfirmed: list[int] = []
         self.state = "Cluster-Member"
+        self.members = [1, 2, 3]
         self._pids = 100
         self._views = 0
 
@@ -89,8 +90,9 @@ class FakeCluster:
         return FakeCman(self, node, self._pids)
 
     def view(self, node: int) -> Cluster:
-        return Cluster(name="test", cluster_id=1, config_version=1, generation=4, state=self.state, members=[1, 2, 3],
-                       expected_votes=3, disk_votes=0, total_votes=3 if self.quorate else 1, node_votes=1, quorum=2,
+        return Cluster(name="test", cluster_id=1, config_version=1, generation=4, state=self.state,
+                       members=self.members, expected_votes=3, disk_votes=0,
+                       total_votes=3 if self.quorate else 1, node_votes=1, quorum=2,
                        quorate=self.quorate, unconfirmed=list(self.unconfirmed), subsystems=0,
                        flags=[], ports=[], node_name=f"node{node}", nodeid=node,
                        multicast="", addresses=[f"127.0.0.{node}"])

@@ -454,6 +454,12 @@ cdef bint version_agrees(mc_peer* peer, const uint8_t* p, uint32_t length, uint3
         return True
     if peer.version:
         refuse(peer, EV_OTHER_VERSION, version, peer.version)
+    elif p[14] == CMD_OPTS and version == V_3_2 and peer.state == MC_ESTABLISHED and length >= MC_OPTS_LEN \
+            and get32(p + 4) == peer.seq_next:
+        # A kernel that our STATUS reached before its lockspace was there: its "not ready" comes in the first envelope.
+        peer.version = version
+        say(peer, EV_VERSION, version, 0)
+        return True
     elif p[14] == CMD_OPTS and length >= MC_OPTS_LEN + MC_HEADER_LEN and p[16] == CMD_FIN and peer.state == MC_CLOSED:
         # The peer repeats its FIN because our ACK of it was lost when we had closed already.
         send_ack(peer, get32(p + 4) + 1)

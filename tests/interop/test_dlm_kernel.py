@@ -38,7 +38,7 @@ ECANCEL, EUNLOCK = -0x10001, -0x10002
 @pytest.fixture(scope="module")
 def guest(tmp_path_factory: pytest.TempPathFactory, kernel: Kernel) -> Iterator[Guest]:
     with one_guest(), Network([a for n, a in ADDRESS.items() if n != KERNEL]) as network, \
-            Guest(network, KERNEL, ADDRESS[KERNEL], tmp_path_factory.mktemp("guest")) as made:
+            Guest(network, ADDRESS[KERNEL], tmp_path_factory.mktemp("guest")) as made:
         made("setup", "dlmtest", KERNEL, ADDRESS[KERNEL])
         yield made
         assert made.trouble() == []

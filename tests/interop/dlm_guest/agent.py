@@ -11,11 +11,14 @@ import json
 import os
 import select
 import struct
+import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
 from pathlib import Path
+from typing import IO
 
 CONFIG = Path("/sys/kernel/config/dlm/cluster")
 DEVICE_VERSION = (6, 0, 0)
@@ -29,6 +32,7 @@ LVB_BYTES = 32
 
 created: dict[str, int] = {}
 devices: dict[str, int] = {}
+jobs: dict[int, tuple[subprocess.Popen[bytes], IO[bytes]]] = {}
 
 
 def put(path: Path, value: object) -> None:
@@ -195,6 +199,35 @@ def locks(name: str) -> str:
     return read(f"/sys/kernel/debug/dlm/{name}_locks")
 
 
+def write(path: str, mode: int, data: str) -> None:
+    """A whole file; `data` in hexadecimal."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_bytes(bytes.fromhex(data))
+    Path(path).chmod(mode)
+
+
+def begin(script: str) -> int:
+    """Run a shell script in the background; returns what ended() wants."""
+    output = tempfile.TemporaryFile()           # noqa: SIM115 - closed with the job
+    process = subprocess.Popen(["/bin/busybox", "sh", "-c", script], stdin=subprocess.DEVNULL, stdout=output,
+                               stderr=subprocess.STDOUT)
+    jobs[process.pid] = process, output
+    return process.pid
+
+
+def ended(job: int, limit_s: float = 0) -> list[object] | None:
+    """Exit status and output; None while it runs."""
+    process, output = jobs[job]
+    try:
+        status = process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        return None
+    output.seek(0)
+    del jobs[job]
+    with output:
+        return [status, output.read().decode(errors="replace")]
+
+
 def crash() -> None:
     """The machine stops dead, as if its power had gone."""
     Path("/proc/sysrq-trigger").write_text("o")
@@ -202,7 +235,7 @@ def crash() -> None:
 
 def serve(port: str) -> None:
     functions = {f.__name__: f for f in (setup, know, forget, join, joined, set_members, stop, start, release, lock,
-                                         unlock, ast, read, locks, crash)}
+                                         unlock, ast, read, locks, crash, write, begin, ended)}
     with open(port, "r+b", buffering=0) as line:
         def answer(what: dict[str, object]) -> None:
             line.write(json.dumps(what, default=repr).encode() + b"\n")

@@ -6,50 +6,68 @@ import json
 import re
 import socket
 import subprocess
+import threading
 import time
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from interop.oracle.guest import CMDLINE
 from interop.oracle.prepare import kernel_dir, qemu
 
 from .image import build
-from .net import TAP, Network
 
 ANSWER_S = 60.0
 BOOT_S = 120.0
 POLL_S = 0.02
-TROUBLE = re.compile(r"BUG|Oops|Kernel panic|WARNING: CPU|general protection|blocked for more than")
+TROUBLE = re.compile(r"BUG|Oops|Kernel panic|WARNING: CPU|general protection|blocked for more than|"
+                     r"GFS2:.*(fatal|inconsisten|corrupt)|withdraw")
 
 
 class AgentError(AssertionError):
     """What the agent was asked failed in the guest; the text is its traceback."""
 
 
+class Wire(Protocol):
+    """A network with a tap for the guest."""
+
+    @property
+    def command(self) -> list[str]:
+        """What a command begins with that is to run in the network."""
+
+    @property
+    def tap(self) -> str: ...
+
+
 class Guest:
     """One kernel node. `guest("lock", "space", 5, "name")` calls that function of agent.py."""
 
-    def __init__(self, network: Network, node: int, address: str, work: Path) -> None:
-        self.node, self.address, self.work = node, address, work
+    def __init__(self, network: Wire, address: str, work: Path, *, disk: Path | None = None, mem_mib: int = 512,
+                 mac: str = "52:54:00:00:00:01", extra: Iterable[tuple[str, int, bytes]] = (),
+                 modules: Collection[str] = ()) -> None:
+        """disk: shared with others, /dev/vda in the guest. extra, modules: for its initramfs, see image.py."""
+        self.address, self.work, self.disk = address, work, disk
+        self.mem_mib, self.mac, self.extra, self.modules = mem_mib, mac, extra, modules
         self.network = network
         self._console = work / "console"
         self._path = work / "agent"
         self._rest = b""
+        self._one_by_one = threading.Lock()
 
     def __enter__(self) -> Guest:
         initrd = self.work / "initrd"
-        build(initrd)
+        build(initrd, self.extra, self.modules)
         self._process = subprocess.Popen(
-            ["ip", "netns", "exec", self.network.name, qemu(), "-M", "q35", "-accel", "tcg", "-cpu", "max",
-             "-smp", "1", "-m", "512", "-nodefaults", "-display", "none", "-no-reboot",
+            [*self.network.command, qemu(), "-M", "q35", "-accel", "tcg", "-cpu", "max",
+             "-smp", "1", "-m", str(self.mem_mib), "-nodefaults", "-display", "none", "-no-reboot",
              "-kernel", str(kernel_dir() / "vmlinux"), "-initrd", str(initrd), "-serial", f"file:{self._console}",
              "-append", f"{CMDLINE} console=ttyS0 guest_ip={self.address}/24",
              "-device", "virtio-serial-pci",
              "-chardev", f"socket,id=agent,path={self._path},server=on,wait=off",
              "-device", "virtserialport,chardev=agent,name=agent",
-             "-netdev", f"tap,id=net,ifname={TAP},script=no,downscript=no",
-             "-device", "virtio-net-pci,netdev=net,mac=52:54:00:00:00:01"], stdin=subprocess.DEVNULL)
+             "-netdev", f"tap,id=net,ifname={self.network.tap},script=no,downscript=no",
+             "-device", f"virtio-net-pci,netdev=net,mac={self.mac}", *self._drive()], stdin=subprocess.DEVNULL)
         try:
             self._socket = self._connect()
             self._answer(BOOT_S)
@@ -57,6 +75,13 @@ class Guest:
             self.close()
             raise
         return self
+
+    def _drive(self) -> list[str]:
+        """The disk is shared: what is written is on it when that is acknowledged, and no lock keeps others away."""
+        if self.disk is None:
+            return []
+        return ["-drive", f"if=none,id=disk,format=raw,cache=none,file.locking=off,file={self.disk}",
+                "-device", "virtio-blk-pci,drive=disk,share-rw=on"]
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None,
                  trace: TracebackType | None) -> None:
@@ -99,8 +124,9 @@ class Guest:
         return told["out"]
 
     def __call__(self, function: str, *arguments: object) -> Any:
-        self._socket.sendall(json.dumps([function, *arguments]).encode() + b"\n")
-        return self._answer(ANSWER_S)
+        with self._one_by_one:
+            self._socket.sendall(json.dumps([function, *arguments]).encode() + b"\n")
+            return self._answer(ANSWER_S)
 
     def power_off(self) -> None:
         """The node is gone at once: no packet leaves it any more."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
+import marshal
 import re
 import stat
-from collections.abc import Iterator
+import sys
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from interop.oracle.errors import OracleError
 from interop.oracle.prepare import Cpio, kernel_dir
 
 HERE = Path(__file__).parent
-LIBS = re.compile(r"/(ld-linux|libc\.so|libm\.so|libz\.so|libexpat|libffi|libdl|libpthread|libutil)")
+LIBS = re.compile(r"/(ld-linux|libc\.so|libm\.so|libz\.so|libexpat|libffi|libdl|libpthread|libutil|librt|"
+                  r"libssl|libcrypto|libgcc_s)")
 HEADER_LEN, FIELDS = 110, 13
+GUEST_TAG = "cpython-311"
 
 
 def entries(archive: bytes) -> Iterator[tuple[str, int, bytes]]:
@@ -44,8 +49,23 @@ def wanted(name: str, mode: int) -> bool:
     return not name.startswith(("usr/sbin/", "usr/lib/python3.11/test", "usr/lib/python3.11/ensurepip"))
 
 
-def build(path: Path) -> None:
-    """Write the initramfs. Raises OracleError when the oracle is not prepared."""
+def compiled(name: str, source: bytes) -> Iterator[tuple[str, int, bytes]]:
+    """What Python would leave in __pycache__, not to be compared with its source: emulated, compiling takes minutes."""
+    if sys.implementation.cache_tag != GUEST_TAG:
+        return
+    folder, _, base = name.rpartition("/")
+    yield f"{folder}/__pycache__", stat.S_IFDIR | 0o755, b""
+    unchecked = (1).to_bytes(4, "little") + importlib.util.source_hash(source)
+    yield (f"{folder}/__pycache__/{base.removesuffix('.py')}.{GUEST_TAG}.pyc", stat.S_IFREG | 0o644,
+           importlib.util.MAGIC_NUMBER + unchecked + marshal.dumps(compile(source, "/" + name, "exec", optimize=0)))
+
+
+def build(path: Path, extra: Iterable[tuple[str, int, bytes]] = (),
+          modules: Collection[str] = ()) -> None:
+    """Write the initramfs. Raises OracleError when the oracle is not prepared.
+
+    extra: more files and directories. modules: files of Python's library that are to be there compiled as well.
+    """
     try:
         source = (kernel_dir() / "cluster.cpio").read_bytes()
     except FileNotFoundError:
@@ -55,6 +75,11 @@ def build(path: Path) -> None:
         for name, mode, data in entries(source):
             if wanted(name, mode):
                 cpio.add(name, mode, data)
+            if name in modules and stat.S_ISREG(mode):
+                for entry in compiled(name, data):
+                    cpio.add(*entry)
         cpio.add("init", stat.S_IFREG | 0o755, (HERE / "init.sh").read_bytes())
         cpio.add("agent.py", stat.S_IFREG | 0o644, (HERE / "agent.py").read_bytes())
+        for name, mode, data in extra:
+            cpio.add(name, mode, data)
         cpio.end()

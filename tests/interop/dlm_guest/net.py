@@ -25,6 +25,8 @@ class Network:
     def __init__(self, addresses: Sequence[str]) -> None:
         self.name = f"dlmtest{os.getpid()}"
         self.addresses = list(addresses)
+        self.tap = TAP
+        self.command = ["ip", "netns", "exec", self.name]
 
     def __enter__(self) -> Network:
         ip("netns", "add", self.name)

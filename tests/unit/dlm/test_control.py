@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -140,6 +141,21 @@ def test_nodes_come_and_go() -> None:
             await held.unlock()
             async with again.lock("a", EX):
                 pass
+    run(main)
+
+
+def test_who_leaves_closes_its_connections_in_order(caplog: pytest.LogCaptureFixture) -> None:
+    """An RST could overtake the last word; a kernel that misses it connects again and again."""
+    caplog.set_level(logging.INFO, "dlm.transport")
+
+    async def main() -> None:
+        async with scene() as s:
+            one, two = [await s.join(n) for n in (1, 2)]
+            async with one.lock("a", EX), two.lock("b", EX):
+                pass
+            s.life(two).end.set()
+            await until(lambda: "connection lost node=2" in caplog.text)
+            assert "connection lost node=2: the other end closed it" in caplog.text
     run(main)
 
 

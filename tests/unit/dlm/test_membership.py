@@ -267,8 +267,24 @@ def test_different_lock_values_are_refused() -> None:
         machine.delivered(Member(2, 1), pack(Ready(5, "10.0.0.2", 21064, 1, 0, 64, 0)))
 
 
+@pytest.mark.parametrize("kernel", [False, True])
+def test_a_kernel_without_its_speaker_is_lost(kernel: bool) -> None:
+    """A process that dies takes its locks along; a kernel goes on writing, so its node is to be fenced."""
+    one, two = Member(1, 1), Member(2, 1)
+    machine = Membership(one, "10.0.0.1", 21064, 32, 0, rng=random.Random(1))
+    machine.configuration([one, two], [])
+    machine.delivered(one, pack(Begin(5)))
+    machine.delivered(one, pack(Ready(5, "10.0.0.1", 21064, 1, 0, 32, 0)))
+    machine.delivered(two, pack(Ready(5, "10.0.0.2", 21064, 1, 0, 32, 0, kernel)))
+    assert machine.phase == "running"
+    machine.configuration([one], [(two, "process")])
+    prepare, = machine.delivered(one, pack(Begin(6)))
+    assert isinstance(prepare, Prepare)
+    assert (prepare.lost, prepare.processes, prepare.kernels) == (((2,), (), (2,)) if kernel else ((), (2,), ()))
+
+
 def test_messages_survive_packing() -> None:
-    for message in (Begin(1 << 60), Ready(7, "fe80::1", 65535, 0xffffffff, 9, 32, 3)):
+    for message in (Begin(1 << 60), Ready(7, "fe80::1", 65535, 0xffffffff, 9, 32, 3, True)):
         assert unpack(pack(message)) == message
 
 

@@ -192,6 +192,22 @@ def test_status_inside_an_envelope_is_taken() -> None:
     assert peer.receive(stream, opts(0, rcom(1, STATUS_REPLY, 80), 1)) == [rcom(1, STATUS_REPLY, 80)]
 
 
+def test_the_first_word_of_a_member_may_be_an_envelope() -> None:
+    """A kernel that our STATUS reached before its lockspace was there: "not ready" comes in an envelope, number nought.
+
+    Were it refused, every envelope after it would be one number too late for ever.
+    """
+    peer, stream = mc.Peer(2, 1), mc.Stream()
+    not_ready = rcom(1, STATUS_REPLY)
+    assert peer.receive(stream, opts(0, not_ready, 1)) == []        # of a stranger: nothing
+    peer.add_user()
+    assert peer.receive(stream, opts(1, message(1, 1), 1)) == []    # of an earlier life
+    assert peer.version == 0
+    assert peer.receive(stream, opts(0, not_ready, 1)) == [not_ready]
+    assert peer.version == mc.VERSION_3_2
+    assert peer.receive(stream, opts(1, message(1, 2), 1)) == [message(1, 2)]
+
+
 def test_duplicates_are_acknowledged_again_and_gaps_are_not() -> None:
     peer, stream = established()
     assert peer.receive(stream, opts(0, message(1, 5), 1)) == [message(1, 5)]
