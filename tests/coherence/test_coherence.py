@@ -17,6 +17,7 @@ import pytest
 from coherence.cluster import Cluster
 from coherence.history import Event, History
 from coherence.storm import Storm
+from gfs2py.engine._lockqueue import LockRequest
 
 # gls.planted
 NO_FLUSH, KEEP_VALID, KEEP_BUFFERS, NO_LVB = 1, 2, 3, 4
@@ -198,6 +199,34 @@ def test_a_damaged_dinode_withdraws(known: bool, at: int, field: str) -> None:
         assert f"damaged block {node} " in why
         assert f"{field} is 0 (0x0), wanted" in why
         c.abandon()
+
+
+def test_who_has_it_open_pokes_the_one_who_deletes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel node that wants the iopen lock waits five seconds, unless it is asked for the inode's lock meanwhile."""
+    inode_lock, iopen_lock, try_1cb = 2, 5, 2
+    with Cluster(2, 9) as c:
+        one, two = c.nodes[0].volume, c.nodes[1].volume
+        one.create("f", b"x")
+        node, attr = one.calls.lookup(1, b"f")
+        asked: list[tuple[int, int, int]] = []
+        poked = threading.Event()
+        handle = c.master._request
+
+        def look(of: int, request: LockRequest) -> None:
+            if request.number == attr.ino and not request.unlock:
+                asked.append((of, request.type, request.flags))
+                if asked[-1] == (0, inode_lock, try_1cb):
+                    poked.set()
+            handle(of, request)
+
+        monkeypatch.setattr(c.master, "_request", look)
+        two.unlink("f")
+        two.fs.drain()
+        assert (1, iopen_lock, try_1cb) in asked
+        assert poked.wait(60)
+        assert one.calls.read(node, 0, 1) == b"x"
+        one.calls.forget(node)
+    assert c.findings() == []
 
 
 def test_creates_ask_nobody() -> None:

@@ -38,6 +38,7 @@ cdef enum:
     GLX_DROP = 64                   # the demotion under way is our own wish
     GLX_PINNED = 128                # glx.pin stays, whoever wants more
     GLX_GOING = 256                 # gls.gone is to be called
+    GLX_POKE = 512                  # pinned, and wanted by others: gls.poke is to be called
 
 cdef enum:                          # gls.planted
     PLANT_NONE = 0, PLANT_NO_FLUSH = 1, PLANT_KEEP_VALID = 2, PLANT_KEEP_BUFFERS = 3, PLANT_NO_LVB = 4

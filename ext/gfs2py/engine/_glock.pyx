@@ -2,8 +2,9 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
+from gfs2py.engine._glstats cimport gls_answered, gls_asked
 from gfs2py.engine._incore cimport (KEEP_MAX, LM_ST_EXCLUSIVE, LM_ST_SHARED, LM_ST_UNLOCKED, LM_TYPE_FLOCK,
-                                    LM_TYPE_INODE, LM_TYPE_RGRP, glock, inode, opctx, sbd)
+                                    LM_TYPE_INODE, LM_TYPE_IOPEN, LM_TYPE_RGRP, glock, inode, opctx, sbd)
 from gfs2py.engine._observe cimport ob_begin, ob_end, ob_mark, ob_rdlock, ob_wrlock
 from gfs2py.engine._sbd cimport sd_assert_failed, sd_dead
 from gfs2py.engine._sync cimport (CLOCK_REALTIME, clock_gettime, dl_add_tail, dl_del, dl_empty, dl_init, dlink,
@@ -332,34 +333,6 @@ cdef void _work(gls* gs, glx* x, uint64_t due) noexcept nogil:
     pthread_cond_broadcast(&d.cond)
 
 
-cdef inline void _smooth(int64_t* s, int64_t sample) noexcept nogil:
-    """Mean and variance of a time, the newest counting an eighth and a quarter. Source: gfs2_update_stats."""
-    cdef int64_t delta = sample - s[0]
-    s[0] += delta >> 3
-    s[1] += ((delta if delta > 0 else -delta) - s[1]) >> 2
-
-
-cdef void _asked(gls* gs, glx* x) noexcept nogil:
-    """A request upwards begins (gls.lock held)."""
-    cdef uint64_t now = stat_now()
-    cdef int64_t* all = gs.stats[x.gl.type - 1]
-    if x.asked_ns:
-        _smooth(&x.stats[4], <int64_t>(now - x.asked_ns))
-        _smooth(&all[4], <int64_t>(now - x.asked_ns))
-    x.asked_ns = now
-    x.stats[6] += 1
-    all[6] += 1
-    gs.n_requests += 1
-
-
-cdef void _answered(gls* gs, glx* x) noexcept nogil:
-    """... and ends."""
-    cdef int64_t took = <int64_t>(stat_now() - x.asked_ns)
-    cdef int at = 0 if x.req_flags & (LM_TRY | LM_TRY_1CB) else 2
-    _smooth(&x.stats[at], took)
-    _smooth(&gs.stats[x.gl.type - 1][at], took)
-
-
 cdef inline bint _stays(const glx* x) noexcept nogil:
     """Others want more of it than a pin lets go."""
     return (x.flags & GLX_PINNED) != 0 and x.demote < x.pin
@@ -405,7 +378,7 @@ cdef int32_t _plan(gls* gs, glx* x) noexcept nogil:
     elif x.flags & GLX_CONTENDED:
         x.req_flags |= LM_QUECVT
     x.req = want
-    _asked(gs, x)
+    gls_asked(gs, x)
     return want
 
 
@@ -472,7 +445,7 @@ cdef void glock_answer(glx* x, int32_t err) noexcept nogil:
     target = x.req
     old = x.gl.state
     if target > old and not x.flags & GLX_REGISTERING:
-        _answered(gs, x)
+        gls_answered(gs, x)
     x.req = -1
     down = err == 0 and target <= old and not (x.flags & GLX_REGISTERING)
     if err == 0 and x.flags & GLX_REGISTERING:
@@ -508,6 +481,9 @@ cdef void glock_wanted(glx* x, int32_t leave) noexcept nogil:
         x.flags &= ~<uint32_t>GLX_DROP
         # No request comes of it: what others want goes first.
         _plan(gs, x)
+    if x.flags & GLX_PINNED and x.gl.type == LM_TYPE_IOPEN:
+        x.flags |= GLX_POKE
+        _work(gs, x, 0)
     pthread_mutex_unlock(&gs.lock)
 
 
@@ -843,6 +819,8 @@ cdef glx* _due(demoter* d, uint64_t* next_ns) noexcept nogil:
     while l != &d.work:
         x = <glx*>l.owner
         l = l.next
+        if x.flags & GLX_POKE:
+            return x
         if x.demote < 0 or x.demote >= x.gl.state:
             dl_del(&x.work)
         elif _stays(x) and x.req < 0:           # pinned since it began to be let go; again when it is unpinned
@@ -876,6 +854,7 @@ cdef void* _demoter(void* arg) noexcept nogil:
     cdef demoter* d = <demoter*>arg
     cdef gls* gs = d.gs
     cdef uint64_t next_ns = 0
+    cdef uint32_t poke
     cdef glx* x
     pthread_mutex_lock(&gs.lock)
     while not gs.stop:
@@ -888,8 +867,12 @@ cdef void* _demoter(void* arg) noexcept nogil:
             continue
         dl_del(&x.work)
         x.flags |= GLX_BUSY
+        poke = x.flags & GLX_POKE
+        x.flags &= ~<uint32_t>GLX_POKE
         pthread_mutex_unlock(&gs.lock)
-        if _demote(gs, x) == 0:
+        if poke:
+            gs.poke(x)
+        elif _demote(gs, x) == 0:
             pthread_mutex_lock(&gs.lock)
             continue
         pthread_mutex_lock(&gs.lock)

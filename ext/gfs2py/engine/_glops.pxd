@@ -7,3 +7,6 @@ from gfs2py.engine._glock cimport glx
 cdef int glop_go(glx* x, int32_t target) noexcept nogil
 # gls.gone: x has gone down.
 cdef void glop_gone(glx* x) noexcept nogil
+# gls.poke: an iopen glock that stays is wanted by a node that deletes the inode. A kernel node waits for the lock for
+# five seconds, unless somebody asks for the inode's glock meanwhile: that is the sign that the inode is in use.
+cdef void glop_poke(glx* x) noexcept nogil

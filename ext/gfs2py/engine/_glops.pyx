@@ -9,17 +9,20 @@ group: committed and in place, none of it live in the journal; reservations are 
 from libc.stdint cimport int32_t, uint32_t
 from gfs2py.engine._data cimport data_writeback
 from gfs2py.engine._flock cimport flock_let_go
-from gfs2py.engine._glock cimport (PLANT_KEEP_BUFFERS, PLANT_KEEP_VALID, PLANT_NO_DATA, PLANT_NO_FLUSH, PLANT_NO_TAIL,
-                                   glock_settled, glx)
-from gfs2py.engine._incore cimport (I_NOXATTR, I_UNLINKED, LM_ST_EXCLUSIVE, LM_ST_UNLOCKED, LM_TYPE_INODE,
-                                    LM_TYPE_FLOCK, LM_TYPE_IOPEN, LM_TYPE_RGRP, inode, opctx, rgrpd, sbd)
-from gfs2py.engine._inode cimport icache_drop, inode_let_go
+from gfs2py.engine._glock cimport (GLX_BUSY, GLX_REGISTERING, GLX_UNREG, LM_TRY_1CB, PLANT_KEEP_BUFFERS,
+                                   PLANT_KEEP_VALID, PLANT_NO_DATA, PLANT_NO_FLUSH, PLANT_NO_TAIL, glock_settled, gls,
+                                   glx)
+from gfs2py.engine._glstats cimport gls_asked
+from gfs2py.engine._incore cimport (I_NOXATTR, I_UNLINKED, LM_ST_EXCLUSIVE, LM_ST_SHARED, LM_ST_UNLOCKED,
+                                    LM_TYPE_INODE, LM_TYPE_FLOCK, LM_TYPE_IOPEN, LM_TYPE_RGRP, inode, opctx, rgrpd,
+                                    sbd)
+from gfs2py.engine._inode cimport icache_drop, inode_get, inode_let_go, inode_put
 from gfs2py.engine._iopen cimport iopen_forgotten, iopen_hold, iopen_let_go
 from gfs2py.engine._retire cimport log_retire
 from gfs2py.engine._rgrp_alloc cimport rs_drop, rs_drop_all
 from gfs2py.engine._rgrp_core cimport rgrp_forget
 from gfs2py.engine._sbd cimport ctx_init, sd_assert_failed, sd_dead
-from gfs2py.engine._sync cimport gl_atomic_store64
+from gfs2py.engine._sync cimport gl_atomic_store64, pthread_mutex_lock, pthread_mutex_unlock
 
 cdef extern from "<errno.h>" nogil:
     int EIO
@@ -89,6 +92,27 @@ cdef int glop_go(glx* x, int32_t target) noexcept nogil:
     if x.gl.type == LM_TYPE_RGRP:
         return _rgrp_go(x, <rgrpd*>x.gl.owner)
     return _retire(x, target == LM_ST_UNLOCKED)
+
+
+cdef void _ask_once(gls* gs, glx* x) noexcept nogil:
+    """For SH if it can be had at once, without waiting for the answer: its holder learns that we are here."""
+    pthread_mutex_lock(&gs.lock)
+    if (x.gl.state != LM_ST_UNLOCKED or x.req >= 0 or x.demote >= 0 or gs.stop
+            or x.flags & (GLX_BUSY | GLX_REGISTERING | GLX_UNREG)):
+        pthread_mutex_unlock(&gs.lock)      # it is here, or will be, or is on its way to others
+        return
+    x.req = LM_ST_SHARED
+    x.req_flags = LM_TRY_1CB
+    gls_asked(gs, x)
+    pthread_mutex_unlock(&gs.lock)
+    gs.ops.lock(gs.lm, x, LM_ST_UNLOCKED, LM_ST_SHARED, LM_TRY_1CB)
+
+
+cdef void glop_poke(glx* x) noexcept nogil:
+    cdef inode* ip = NULL
+    if inode_get(x.sd, x.gl.number, &ip) == 0:
+        _ask_once(x.sd.gls, ip.gl.x)
+        inode_put(ip)
 
 
 cdef void glop_gone(glx* x) noexcept nogil:

@@ -20,7 +20,7 @@ from gfs2py.engine._fs cimport FOPEN_CACHE_DIR, FOPEN_DIRECT_IO, FOPEN_KEEP_CACH
 from gfs2py.engine._glock cimport (GL_NOEXP, GL_TRY, glock_enter, glock_free, glock_init, glock_leave, glock_pin,
                                    gls_destroy, gls_init, gls_release_all, gls_start, gls_stop, glx,
                                    gwaiter)
-from gfs2py.engine._glops cimport glop_go, glop_gone
+from gfs2py.engine._glops cimport glop_go, glop_gone, glop_poke
 from gfs2py.engine._incore cimport *
 from gfs2py.engine._inode cimport (icache_destroy, icache_forget, icache_init, inode_get, inode_hold, inode_lock,
                                    inode_put, inode_unlock)
@@ -255,6 +255,7 @@ cdef class Gfs2(FileSystemHandle):
         self.locks = locks
         self.m.locks.go = glop_go
         self.m.locks.gone = glop_gone
+        self.m.locks.poke = glop_poke
         self.m.locks.known = _nobody
         sd.gls = &self.m.locks
         if iopens_init(sd) or names_init(sd) or flocks_init(sd):
