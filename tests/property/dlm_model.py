@@ -112,7 +112,7 @@ class Resource:
                     again = True
                 elif got == "demoted" and not was_nl:
                     demoted = True
-                elif got != "deadlock":
+                else:
                     blocked.append(e)
             if not again and demoted and not demoted_once:
                 again = demoted_once = True

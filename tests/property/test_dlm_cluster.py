@@ -38,6 +38,7 @@ def test_campaign(name: str, seed: int) -> None:
     (81408, "three nodes, six changes"),    # a conversion between PR and CW without a known mode was in nobody's way
     (80256, "four nodes, twelve changes"),  # two PR/CW conversions that recovery queued waited for each other
     (1002464, "four nodes, twelve changes"),    # the same with one from PR to EX
+    (9000038, "three nodes, six changes"),  # HEADQUE before a conversion: who was in its way was not told
     (1001878, "four nodes, twelve changes"),    # a node that was back became master, and was taken for its dead self
 ])
 def test_found_before(seed: int, name: str) -> None:

@@ -248,7 +248,8 @@ cdef int convert_round(dlm_ls* ls, dlm_rsb* r, bint* cw, bint* granted, bint* de
             if lkb.exflags & LKF_NODLCKWT and lkb.highbast < lkb.rqmode:
                 queue_bast(ls, r, lkb, lkb.rqmode)
                 lkb.highbast = lkb.rqmode
-        else:
+        if lkb.status == STS_CONVERT and not (demoted[0] and lkb.sbflags & SBF_DEMOTED and not was_demoted):
+            # Also one that deadlocks with others on the queue, and goes out of turn once these are out of its way.
             if lkb.rqmode > high:
                 high = lkb.rqmode
             if cw != NULL and lkb.rqmode == MODE_CW:
