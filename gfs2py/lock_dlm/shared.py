@@ -32,6 +32,7 @@ from gfs2py.lock_dlm.plock_service import PlockService
 from gfs2py.lock_dlm.ranges import Member
 
 STOP_LIMIT_S = 15.0
+OTHERS_LIMIT_S = 20.0           # for the replay of a journal by others while we mount
 # What a replay came to, in the words of lock_dlm's recover_status (LM_RD_*).
 GAVE_UP, SUCCESS = 308, 309
 LEAVE_LIMIT_S = 5.0
@@ -81,6 +82,7 @@ class SharedMount:
         self._space: Lockspace | None = None
         self._replayed = (-1, 0)                # the last journal, and what came of it
         self._stopping = False
+        self._waiting_since: dict[int, float] = {}      # journal -> when it was first left to others
         self._mounted, self._stop = trio.Event(), trio.Event()
         self._through = threading.Event()       # the first one's word is out
         self._thread = threading.Thread(target=self._run, name="gfs2d-cluster", daemon=True)
@@ -192,13 +194,18 @@ class SharedMount:
             self._say(f"lockspace {self.name} joined: jid={self.seat.jid}:id={space.machine.our_nodeid}:"
                       f"first={int(self.seat.first)}")
             self._ready.set()
+            if not self.seat.first:
+                # From here on: who comes or dies while we mount makes the lock manager recover, grants are kept back
+                # meanwhile, and the mount needs grants to get any further.
+                nursery.start_soon(self._control.run, self._replay_in_thread)
             await self._mounted.wait()
             if self.seat.first:
                 await self._control.first_done()
+                nursery.start_soon(self._control.run, self._replay_in_thread)
             self._through.set()
             if self._file_locks is not None:
                 nursery.start_soon(self._serve_file_locks, cman, space, self._file_locks)
-            await self._control.run(self._replay_in_thread)
+            await trio.sleep_forever()
 
     async def _serve_file_locks(self, cman: Cman, space: Lockspace, locks: FileLocks) -> None:
         group = await cman.join(f"gfs2:locks:{self.name}")
@@ -221,9 +228,22 @@ class SharedMount:
         scope.cancel()
 
     async def _replay_in_thread(self, jid: int) -> bool:
-        assert self._replay is not None
+        if self._replay is None:
+            self._leave_to_others(jid)
+            return False
         done = await trio.to_thread.run_sync(partial(self._replay, jid))
         self._replayed = (jid, SUCCESS if done else GAVE_UP)
         return done
+
+    def _leave_to_others(self, jid: int) -> None:
+        """A node died while this one mounts: who has the file system mounted replays its journal. Raises MountError
+        when nobody does."""
+        now = trio.current_time()
+        since = self._waiting_since.setdefault(jid, now)
+        if since == now:
+            self._say(f"jid={jid}: waiting for another node to replay it")
+        if now - since > OTHERS_LIMIT_S:
+            raise MountError(errno.EAGAIN, f"a node died while this one was mounting, and nobody else replays its "
+                                           f"journal (jid={jid}): mount again")
 
 
