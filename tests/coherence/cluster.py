@@ -46,13 +46,13 @@ class Cluster:
 
     def __init__(self, nodes: int, seed: int, *, bsize: int = 4096, mib: int = 128, delay_s: float = 0.0,
                  parking: bool = True, planted: int = 0, inodes: int = 4096, commit_ms: int = 30000,
-                 latency_s: float = 0.0) -> None:
+                 latency_s: float = 0.0, flags: tuple[str, ...] = ("relatime", "acl")) -> None:
         self.disk = MemoryDevice.from_snapshot(formatted(bsize, mib, max(nodes, 2)))
         self.master = LockMaster(seed, delay_s=delay_s)
         self.nodes: dict[int, Node] = {}
         self.crashed: list[int] = []
         self.count, self.parking, self.planted = nodes, parking, planted
-        self.inodes, self.commit_ms, self.latency_s = inodes, commit_ms, latency_s
+        self.inodes, self.commit_ms, self.latency_s, self.flags = inodes, commit_ms, latency_s, flags
 
     @staticmethod
     def again(other: Cluster) -> Cluster:
@@ -80,8 +80,9 @@ class Cluster:
     def mount(self, n: int) -> Node:
         device = FaultyDevice(self.disk, latency_s=self.latency_s)
         locks = self.master.join(n)
-        volume = Volume(device, jid=n, quiet=True, locks=locks, first=not self.nodes, parking=self.parking,
-                        cache_bytes=8 << 20, inodes=self.inodes, commit_ms=self.commit_ms, statfs_s=1)
+        volume = Volume(device, flags=self.flags, jid=n, quiet=True, locks=locks, first=not self.nodes,
+                        parking=self.parking, cache_bytes=8 << 20, inodes=self.inodes, commit_ms=self.commit_ms,
+                        statfs_s=1)
         volume.fs.plant(self.planted)
         self.nodes[n] = Node(n, volume, device)
         return self.nodes[n]

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import threading
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 
 @dataclass(slots=True, frozen=True)
@@ -49,20 +51,24 @@ class History:
         by_value[self.first] = Event(0, 0, self.first, "mkfs")
         out = []
         writes = sorted(by_value.values(), key=lambda w: w.began)
-        seen: list[tuple[int, Event]] = []      # (when the read ended, the write it saw), by end
-        for read in sorted(self.reads, key=lambda r: r.ended):
+        begun = [w.began for w in writes]
+        first_ended = list(accumulate(reversed(writes), lambda a, b: a if a.ended < b.ended else b))[::-1]
+        reads = sorted(self.reads, key=lambda r: r.ended)
+        known = [(r, by_value[r.value]) for r in reads if r.value in by_value]
+        ends = [r.ended for r, _ in known]
+        latest = list(accumulate((w for _, w in known), lambda a, b: a if a.began > b.began else b))
+        for read in reads:
             source = by_value.get(read.value)
             if source is None:
                 out.append(f"{read.who} read {read.value!r}, which nobody wrote")
                 continue
             if source.began > read.ended:
                 out.append(f"{read.who} read {read.value!r} before it was written")
-            newer = [w for w in writes if w.began > source.ended and w.ended < read.began]
-            if newer:
-                out.append(f"{read.who} read {read.value!r} of {source.who} although {newer[0].who} had written "
-                           f"{newer[0].value!r}, {(read.began - newer[0].ended) // 1000} us before")
-            back = [w for end, w in seen if end < read.began and w.began > source.ended]
-            if back:
-                out.append(f"{read.who} read {read.value!r} after {back[0].value!r} had been read")
-            seen.append((read.ended, source))
+            at = bisect_right(begun, source.ended)
+            if at < len(writes) and (newer := first_ended[at]).ended < read.began:
+                out.append(f"{read.who} read {read.value!r} of {source.who} although {newer.who} had written "
+                           f"{newer.value!r}, {(read.began - newer.ended) // 1000} us before")
+            at = bisect_left(ends, read.began)
+            if at and (seen := latest[at - 1]).began > source.ended:
+                out.append(f"{read.who} read {read.value!r} after {seen.value!r} had been read")
         return out

@@ -20,7 +20,7 @@ from coherence.storm import Storm
 from gfs2py.engine._lockqueue import LockRequest
 
 # gls.planted
-NO_FLUSH, KEEP_VALID, KEEP_BUFFERS, NO_LVB = 1, 2, 3, 4
+NO_FLUSH, KEEP_VALID, KEEP_BUFFERS, NO_LVB, NO_DATA = 1, 2, 3, 4, 6
 
 
 def storm(seed: int, nodes: int, *, planted: int = 0, steps: int = 150) -> list[str]:
@@ -60,7 +60,7 @@ def test_debians_checker_is_silent_too(bsize: int, seed: int, tmp_path: Path) ->
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("planted", [NO_FLUSH, KEEP_VALID, KEEP_BUFFERS, NO_LVB])
+@pytest.mark.parametrize("planted", [NO_FLUSH, KEEP_VALID, KEEP_BUFFERS, NO_LVB, NO_DATA])
 def test_planted_bug_is_found(planted: int, seed: int) -> None:
     assert any(storm(seed + i, 3, planted=planted) for i in range(5))
 

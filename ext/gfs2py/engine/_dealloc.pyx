@@ -12,6 +12,7 @@ from gfs2py.engine._inode cimport inode_get, inode_lock, inode_put, inode_unlock
 from gfs2py.engine._log cimport trans_begin, trans_end
 from gfs2py.engine._rgrp cimport (rgrp_blk_state, rgrp_find, rgrp_free_di, rgrp_lock, rgrp_trans_blocks, rgrp_unlock,
                                   rs_drop)
+from gfs2py.engine._rgrp_core cimport rgrp_trylock
 from gfs2py.engine._sbd cimport ctx_init
 from gfs2py.engine._truncate cimport punch_blocks
 from gfs2py.engine._xattr cimport xattr_dealloc
@@ -20,6 +21,7 @@ from gfs2py.ondisk._ondisk cimport GFS2_BLKST_UNLINKED, GFS2_DIF_EXHASH
 
 cdef enum:
     GROUP = 64                      # dinodes freed in one transaction
+    TRIES = 8                       # groups that other nodes take away again and again
 
 
 cdef int _strip(opctx* cx, inode* ip) noexcept nogil:
@@ -49,30 +51,44 @@ cdef bint _nobody_has(opctx* cx, uint64_t addr) noexcept nogil:
     return False
 
 
-cdef bint _still_unlinked(opctx* cx, uint64_t addr) noexcept nogil:
-    """With its glocks held: nobody else has deleted it."""
-    return cx.sd.gls == NULL or rgrp_blk_state(cx, addr) == GFS2_BLKST_UNLINKED
+cdef int _state_now(opctx* cx, uint64_t addr) noexcept nogil:
+    """The block's state, without waiting for the group; negative: somebody has it."""
+    cdef rgrpd* rgd = rgrp_find(cx.sd, addr)
+    cdef int state = rgrp_trylock(cx, rgd)
+    if state == 0:
+        state = rgrp_blk_state(cx, addr)
+        rgrp_unlock(cx, rgd)
+    return state
 
 
 cdef inode* _take(opctx* cx, uint64_t addr) noexcept nogil:
     """The inode, referenced, locked EX and stripped, if it is to be deleted; else NULL.
 
     An address may be queued twice (by its last forget and by a scan). So the bitmap is asked before the block is read
-    as a dinode: by now it may be anything. With one node only this thread frees dinodes, so UNLINKED stays true until
-    we change it; with several another one may have deleted the inode while we waited for its lock, and what it left in
-    the block still looks like an inode: under the lock the bitmap is asked again.
+    as a dinode: by now it may be anything. Only this thread frees dinodes of this node, so UNLINKED stays true until
+    we change it; but another node may delete the inode before we have its glock. So the bitmap is asked again under
+    that glock, and then only by trying: if the group is with a node that has used the block for a new inode, this node
+    must first register that one's glock, which would wait for ours.
     """
     cdef inode* ip = NULL
-    if rgrp_blk_state(cx, addr) != GFS2_BLKST_UNLINKED or inode_get(cx.sd, addr, &ip):
-        return NULL
-    if inode_lock(cx, ip, LM_ST_EXCLUSIVE) == 0:
-        if ip.nlink == 0 and _nobody_has(cx, addr):
-            if _still_unlinked(cx, addr) and _strip(cx, ip) == 0:
-                return ip
+    cdef int tries
+    cdef int state = GFS2_BLKST_UNLINKED
+    for tries in range(TRIES if cx.sd.gls != NULL else 1):
+        if rgrp_blk_state(cx, addr) != GFS2_BLKST_UNLINKED or inode_get(cx.sd, addr, &ip):
+            return NULL
+        if inode_lock(cx, ip, LM_ST_EXCLUSIVE) == 0:
             if cx.sd.gls != NULL:
-                iopen_done(cx, addr)
-        inode_unlock(cx, ip)
-    inode_put(ip)
+                state = _state_now(cx, addr)
+            if state == GFS2_BLKST_UNLINKED and ip.nlink == 0 and _nobody_has(cx, addr):
+                if _strip(cx, ip) == 0:
+                    return ip
+                if cx.sd.gls != NULL:
+                    iopen_done(cx, addr)
+            inode_unlock(cx, ip)
+        inode_put(ip)
+        if state >= 0:
+            return NULL
+    cx.sd.delete_again(cx.sd, addr)
     return NULL
 
 

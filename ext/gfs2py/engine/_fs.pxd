@@ -14,7 +14,8 @@ cdef struct gfs2_fs:
     sbd* sd
     nodes nd
     uint64_t entry_ns, attr_ns      # how long the kernel may believe names and attributes
-    uint32_t open_flags             # FOPEN_* of every open file
+    uint32_t open_flags             # FOPEN_* of every file open to read
+    uint32_t write_flags            # of one open to write
     uint32_t dir_flags
     uint64_t last_cold              # the dinode that was last looked up and not in memory
     plocks* plocks                  # fcntl locks; NULL: not shared

@@ -8,7 +8,7 @@ from gfs2py.engine._dir cimport dir_read
 from gfs2py.engine._file cimport file_read
 from gfs2py.engine._fs cimport gfs2_fs, handle, node_addr
 from gfs2py.engine._filelocks cimport filelocks_attach, filelocks_fill
-from gfs2py.engine._fsio cimport fsio_fill
+from gfs2py.engine._fsio cimport fsio_fill, may_map, mapper_gone, open_flags_for
 from gfs2py.engine._glock cimport GL_LOCAL, glock_done
 from gfs2py.engine._incore cimport (I_VALID, LM_ST_EXCLUSIVE, LM_ST_SHARED, SDF_ACL, SDF_SHARED, buf, inode, opctx, sbd)
 from gfs2py.engine._inode cimport (inode_damaged, inode_dirty, inode_get, inode_lock, inode_put, inode_touch,
@@ -19,8 +19,9 @@ from gfs2py.engine._names cimport names_note
 from gfs2py.engine._nodes cimport (node_delete_later, node_forget, node_looked_up, node_relinked, node_unlinked,
                                    node_writers)
 from gfs2py.engine._sbd cimport ctx_init
+from gfs2py.engine._sync cimport gl_atomic_note32, gl_atomic_store32
 from gfs2py.engine._xattr cimport acl_to_mode, xattr_get, xattr_list, xattr_set
-from gfs2py.fuse._ops cimport fs_attr, fs_dirbuf, fs_entry, fs_open, fs_ops, fs_req, unpark_fn
+from gfs2py.fuse._ops cimport fs_attr, fs_dirbuf, fs_entry, fs_kernel, fs_open, fs_ops, fs_req, unpark_fn
 from gfs2py.ondisk._ondisk cimport GFS2_DIF_IMMUTABLE
 
 cdef extern from "<errno.h>" nogil:
@@ -53,6 +54,7 @@ cdef void fs_ctx(opctx* cx, gfs2_fs* fs, fs_req* rq) noexcept nogil:
 cdef struct making:                 # what _made fills
     gfs2_fs* fs
     fs_entry* out
+    uint32_t flags                  # O_* of the handle that it gets
     bint linked
 
 
@@ -60,7 +62,11 @@ cdef void _made(void* arg, inode* ip) noexcept nogil:
     cdef making* m = <making*>arg
     if m.linked:
         node_relinked(&m.fs.nd, ip.no_addr)
+    if may_map(ip, m.flags):
+        gl_atomic_note32(&ip.n_mappers, 1)
     _fill_entry(m.fs, ip, m.out)
+    if m.linked and ip.gl.x != NULL:
+        m.out.attr_valid_ns = 0     # as with setattr
 
 
 cdef int _entry(gfs2_fs* fs, opctx* cx, inode* ip, uint64_t formal, fs_entry* out) noexcept nogil:
@@ -190,7 +196,9 @@ cdef int do_setattr(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint32_t 
     if err == 0:
         err = attr_set(&cx, ip, valid, want)
         attr_fill(ip, out)
-        valid_ns[0] = fs.attr_ns
+        # What this answer says the kernel believes whenever it comes to read it, also when it has been told meanwhile
+        # to forget; so among nodes it may not believe it for long (fs/fuse/dir.c, fuse_do_setattr).
+        valid_ns[0] = fs.attr_ns if ip.gl.x == NULL else 0
         inode_unlock(&cx, ip)
     inode_put(ip)
     return err
@@ -227,7 +235,7 @@ cdef int do_readlink(void* p, fs_req* rq, uint64_t nodeid, char* out, uint32_t s
 # ---------------------------------------------------------------------------------------------- making and removing
 
 cdef int _new_entry(gfs2_fs* fs, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen, new_inode* want,
-                    fs_entry* out, inode** keep) noexcept nogil:
+                    fs_entry* out, inode** keep, uint32_t flags) noexcept nogil:
     """Makes an inode and fills the reply; with `keep` the reference stays with the caller."""
     cdef opctx cx
     cdef inode* dip = NULL
@@ -240,6 +248,7 @@ cdef int _new_entry(gfs2_fs* fs, fs_req* rq, uint64_t parent, const char* name, 
         return err
     m.fs = fs
     m.out = out
+    m.flags = flags
     m.linked = False
     err = fs_create(&cx, dip, name, namelen, want, &ip, _made, &m)
     inode_put(dip)
@@ -268,7 +277,7 @@ cdef int do_mknod(void* p, fs_req* rq, uint64_t parent, const char* name, uint32
     if kind == S_IFBLK or kind == S_IFCHR:
         want.major = (rdev & 0xfff00) >> 8
         want.minor = (rdev & 0xff) | ((rdev >> 12) & 0xfff00)
-    return _new_entry(<gfs2_fs*>p, rq, parent, name, namelen, &want, out, NULL)
+    return _new_entry(<gfs2_fs*>p, rq, parent, name, namelen, &want, out, NULL, 0)
 
 
 cdef int do_mkdir(void* p, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen, uint32_t mode,
@@ -276,7 +285,7 @@ cdef int do_mkdir(void* p, fs_req* rq, uint64_t parent, const char* name, uint32
     cdef new_inode want
     memset(&want, 0, sizeof(want))
     want.mode = S_IFDIR | (mode & <uint32_t>0o7777)
-    return _new_entry(<gfs2_fs*>p, rq, parent, name, namelen, &want, out, NULL)
+    return _new_entry(<gfs2_fs*>p, rq, parent, name, namelen, &want, out, NULL, 0)
 
 
 cdef int do_symlink(void* p, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen, const char* target,
@@ -288,13 +297,14 @@ cdef int do_symlink(void* p, fs_req* rq, uint64_t parent, const char* name, uint
     want.mode = S_IFLNK | <uint32_t>0o777
     want.target = target
     want.targetlen = targetlen
-    return _new_entry(<gfs2_fs*>p, rq, parent, name, namelen, &want, out, NULL)
+    return _new_entry(<gfs2_fs*>p, rq, parent, name, namelen, &want, out, NULL, 0)
 
 
 cdef int _created(gfs2_fs* fs, inode* ip, uint32_t flags, fs_entry* out, fs_open* fo) noexcept nogil:
     """The handle of a file just made; takes over the reference."""
     cdef handle* h = <handle*>calloc(1, sizeof(handle))
     if h == NULL:
+        mapper_gone(ip, flags)
         node_forget(&fs.nd, ip.no_addr, 1)
         inode_put(ip)
         return -ENOMEM
@@ -304,7 +314,7 @@ cdef int _created(gfs2_fs* fs, inode* ip, uint32_t flags, fs_entry* out, fs_open
     if (flags & O_ACCMODE) != O_RDONLY:
         node_writers(&fs.nd, ip.no_addr, 1)
     fo.fh = <uint64_t>h
-    fo.open_flags = fs.open_flags
+    fo.open_flags = open_flags_for(fs, flags)
     return 0
 
 
@@ -316,7 +326,7 @@ cdef int do_create(void* p, fs_req* rq, uint64_t parent, const char* name, uint3
     cdef int err
     memset(&want, 0, sizeof(want))
     want.mode = S_IFREG | (mode & <uint32_t>0o7777)
-    err = _new_entry(fs, rq, parent, name, namelen, &want, out, &ip)
+    err = _new_entry(fs, rq, parent, name, namelen, &want, out, &ip, flags)
     if err == -EEXIST and not flags & O_EXCL:
         # Another node was faster than this open(2), whose lookup found nothing. The kernel takes what it gets from here
         # for new (neither access nor O_TRUNC would be looked at): it is sent to look again, as ESTALE makes it do.
@@ -333,7 +343,7 @@ cdef int do_tmpfile(void* p, fs_req* rq, uint64_t parent, uint32_t mode, uint32_
     memset(&want, 0, sizeof(want))
     want.mode = S_IFREG | (mode & <uint32_t>0o7777)
     want.unnamed = True
-    err = _new_entry(fs, rq, parent, NULL, 0, &want, out, &ip)
+    err = _new_entry(fs, rq, parent, NULL, 0, &want, out, &ip, flags)
     return err if err else _created(fs, ip, flags, out, fo)
 
 
@@ -397,6 +407,7 @@ cdef int do_link(void* p, fs_req* rq, uint64_t nodeid, uint64_t newparent, const
         err = inode_get(fs.sd, node_addr(fs, newparent), &dip)
     m.fs = fs
     m.out = out
+    m.flags = 0
     m.linked = True
     if err == 0:
         err = fs_link(&cx, ip, dip, name, namelen, _made, &m)
@@ -667,6 +678,14 @@ cdef void do_attach(void* p, unpark_fn unpark, void* arg) noexcept nogil:
         filelocks_attach(fs, unpark, arg)
 
 
+cdef void do_attach_kernel(void* p, const fs_kernel* kernel) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    fs.sd.gls.kernel = kernel[0]
+    if not kernel.direct_drops:
+        fs.open_flags = fs.write_flags
+    gl_atomic_store32(&fs.sd.gls.has_kernel, True)
+
+
 cdef void do_parked_done(void* p, uint64_t unique) noexcept nogil:
     glock_done((<gfs2_fs*>p).sd.gls, unique)
 
@@ -704,4 +723,5 @@ cdef const fs_ops* gfs2_fs_ops(bint shared) noexcept nogil:
 
 _fill_table()
 _shared_table = _table
+_shared_table.attach_kernel = do_attach_kernel
 filelocks_fill(&_shared_table)

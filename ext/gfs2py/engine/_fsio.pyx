@@ -8,22 +8,24 @@ from gfs2py.engine._data cimport data_throttle
 from gfs2py.engine._file cimport (file_copy_range, file_fallocate, file_fsync, file_read, file_write, file_write_late,
                                   late_write)
 from gfs2py.engine._fs cimport FOPEN_CACHE_DIR, fs_ctx, gfs2_fs, handle, node_addr
-from gfs2py.engine._glock cimport GL_LOCAL
+from gfs2py.engine._glock cimport GL_LOCAL, glock_rerun
 from gfs2py.engine._incore cimport LM_ST_EXCLUSIVE, LM_ST_SHARED, inode, opctx, sbd
 from gfs2py.engine._inode cimport inode_get, inode_lock, inode_put, inode_unlock, inodes_lock, inodes_unlock
+from gfs2py.engine._kcache cimport glock_fill, glock_filled
 from gfs2py.engine._log cimport log_sync
 from gfs2py.engine._nodes cimport node_writers, node_written
 from gfs2py.engine._rgrp cimport rgrp_fitrim, rs_drop
 from gfs2py.engine._statfs cimport statfs_get
-from gfs2py.engine._sync cimport gl_atomic_dec32, gl_atomic_inc32, gl_atomic_load32, gl_atomic_store32
+from gfs2py.engine._sync cimport (gl_atomic_dec32, gl_atomic_inc32, gl_atomic_load32, gl_atomic_look32,
+                                  gl_atomic_note32, gl_atomic_store32)
 from gfs2py.engine._truncate cimport inode_set_size
-from gfs2py.fuse._ops cimport OP_WRITE_BACK, SA_SIZE, fs_attr, fs_open, fs_ops, fs_req, fs_statfs
+from gfs2py.fuse._ops cimport OP_PARK, OP_WRITE_BACK, SA_SIZE, fs_attr, fs_open, fs_ops, fs_req, fs_statfs
 from gfs2py.ondisk._ondisk cimport (GFS2_DIF_APPENDONLY, GFS2_DIF_IMMUTABLE, GFS2_LFC_SYNC_FS)
 
 cdef extern from "<errno.h>" nogil:
     int EBADF, EFBIG, EINVAL, EISDIR, ENOMEM, ENOTTY, EPERM, EROFS
 cdef extern from "<fcntl.h>" nogil:
-    uint32_t O_ACCMODE, O_RDONLY, O_TRUNC, O_APPEND, O_DIRECT, O_NOATIME
+    uint32_t O_ACCMODE, O_RDONLY, O_RDWR, O_TRUNC, O_APPEND, O_DIRECT, O_NOATIME
 cdef extern from "<sys/stat.h>" nogil:
     uint32_t S_IFMT, S_IFDIR, S_IFREG
 cdef extern from "<linux/fs.h>" nogil:
@@ -50,6 +52,37 @@ cdef handle* _new_handle(inode* ip, uint32_t flags) noexcept nogil:
     return h
 
 
+cdef uint32_t open_flags_for(const gfs2_fs* fs, uint32_t flags) noexcept nogil:
+    return fs.open_flags if (flags & O_ACCMODE) == O_RDONLY else fs.write_flags
+
+
+cdef bint may_map(const inode* ip, uint32_t flags) noexcept nogil:
+    """Whether such a handle may map the file to write, on a disk that others write."""
+    return ip.gl.x != NULL and (flags & O_ACCMODE) == O_RDWR
+
+
+cdef void mapper_gone(inode* ip, uint32_t flags) noexcept nogil:
+    if may_map(ip, flags) and gl_atomic_note32(&ip.n_mappers, -1) == 0:
+        glock_rerun(&ip.gl)         # READs that asked for EX: now SH does
+
+
+cdef int _lock_to_open(opctx* cx, inode* ip, int mode, bint mapper) noexcept nogil:
+    """As inode_lock; a mapper is counted, and takes over pages that the kernel has only under EX."""
+    cdef int err
+    if mapper and ip.gl.state != LM_ST_EXCLUSIVE and glock_filled(&ip.gl):
+        mode = LM_ST_EXCLUSIVE
+    while True:
+        err = inode_lock(cx, ip, mode)
+        if err or not mapper:
+            return err
+        gl_atomic_note32(&ip.n_mappers, 1)
+        if ip.gl.state == LM_ST_EXCLUSIVE or not glock_filled(&ip.gl):
+            return 0
+        gl_atomic_note32(&ip.n_mappers, -1)
+        inode_unlock(cx, ip)
+        mode = LM_ST_EXCLUSIVE
+
+
 cdef int do_open(void* p, fs_req* rq, uint64_t nodeid, uint32_t flags, fs_open* fo) noexcept nogil:
     cdef gfs2_fs* fs = <gfs2_fs*>p
     cdef opctx cx
@@ -57,12 +90,13 @@ cdef int do_open(void* p, fs_req* rq, uint64_t nodeid, uint32_t flags, fs_open* 
     cdef handle* h
     cdef bint writes = (flags & O_ACCMODE) != O_RDONLY
     cdef bint trunc = (flags & O_TRUNC) != 0
+    cdef bint locked = False
     cdef int err
     fs_ctx(&cx, fs, rq)
     err = _node(fs, nodeid, &ip)
     if err:
         return err
-    err = inode_lock(&cx, ip, LM_ST_EXCLUSIVE if trunc else LM_ST_SHARED)
+    err = _lock_to_open(&cx, ip, LM_ST_EXCLUSIVE if trunc else LM_ST_SHARED, may_map(ip, flags))
     if err == 0:
         if writes and ip.diskflags & GFS2_DIF_IMMUTABLE:
             err = -EPERM
@@ -73,15 +107,18 @@ cdef int do_open(void* p, fs_req* rq, uint64_t nodeid, uint32_t flags, fs_open* 
             if err == 0:
                 err = inode_set_size(&cx, ip, 0)
                 ip.data_seq = ip.meta_seq
+        locked = True
         inode_unlock(&cx, ip)
     h = _new_handle(ip, flags) if err == 0 else NULL
     if h == NULL:
+        if locked:
+            mapper_gone(ip, flags)
         inode_put(ip)
         return err if err else -ENOMEM
     if writes:
         node_writers(&fs.nd, ip.no_addr, 1)
     fo.fh = <uint64_t>h
-    fo.open_flags = fs.open_flags
+    fo.open_flags = open_flags_for(fs, flags)
     return 0
 
 
@@ -94,6 +131,7 @@ cdef int do_release(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint32_t 
     if (h.flags & O_ACCMODE) != O_RDONLY:
         rs_drop(fs.sd, h.ip)
         node_writers(&fs.nd, h.ip.no_addr, -1)
+    mapper_gone(h.ip, h.flags)
     inode_put(h.ip)
     free(h)
     return 0
@@ -147,6 +185,22 @@ cdef inline void _ip_done(uint64_t fh, inode* ip) noexcept nogil:
         inode_put(ip)
 
 
+cdef int _lock_to_read(opctx* cx, inode* ip, bint fills) noexcept nogil:
+    """As inode_lock. What goes into the kernel's page cache while somebody may write to it there needs EX."""
+    cdef int mode = LM_ST_SHARED
+    cdef int err
+    if fills and gl_atomic_look32(&ip.n_mappers):
+        mode = LM_ST_EXCLUSIVE
+    while True:
+        err = inode_lock(cx, ip, mode)
+        if err == OP_PARK and mode == LM_ST_EXCLUSIVE and gl_atomic_look32(&ip.n_mappers) == 0:
+            glock_rerun(&ip.gl)     # the last mapper left before this one was seen to wait
+        if err or not fills or glock_fill(&ip.gl, mode, &ip.n_mappers):
+            return err
+        inode_unlock(cx, ip)
+        mode = LM_ST_EXCLUSIVE
+
+
 cdef int do_read(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t off, uint32_t size, uint8_t* out,
                  uint32_t* length) noexcept nogil:
     cdef gfs2_fs* fs = <gfs2_fs*>p
@@ -161,7 +215,7 @@ cdef int do_read(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t off
     err = _ip_of(fs, nodeid, fh, &ip)
     if err:
         return err
-    err = inode_lock(&cx, ip, LM_ST_SHARED)
+    err = _lock_to_read(&cx, ip, rq.fills)
     if err == 0:
         if (ip.mode & S_IFMT) == S_IFDIR:
             err = -EISDIR
@@ -203,6 +257,7 @@ cdef int do_write(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t of
     cdef inode* ip = NULL
     cdef late_write late
     cdef uint64_t done = 0
+    cdef uint32_t beyond = 0
     cdef int err, e
     fs_ctx(&cx, fs, rq)
     written[0] = 0
@@ -221,6 +276,10 @@ cdef int do_write(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t of
         # and sends one large append as several requests at once. Among nodes it knows the size no better than others.
         if fs.sd.gls != NULL and open_flags & O_APPEND and not write_flags & WRITE_CACHE:
             off = ip.size
+        if fs.sd.gls != NULL and write_flags & WRITE_CACHE:
+            # Pages written through a mapping never make a file longer; the kernel may think it longer than it is.
+            beyond = size - <uint32_t>min(<uint64_t>size, ip.size - off if ip.size > off else 0)
+            size -= beyond
         if err == 0 and (write_flags & WRITE_CACHE or open_flags & O_DIRECT):
             # All or an error: of a short answer the kernel's write-back tells nobody, and a direct write makes EIO
             # (fs/fuse/file.c, fuse_writepage_end and fuse_get_res_by_io).
@@ -235,7 +294,7 @@ cdef int do_write(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t of
             done = 0
         data_throttle(fs.sd, ip)
     _ip_done(fh, ip)
-    written[0] = <uint32_t>done
+    written[0] = <uint32_t>done + beyond if err == 0 else 0
     return err
 
 

@@ -42,15 +42,17 @@ cdef enum:
 
 cdef enum:                          # gls.planted
     PLANT_NONE = 0, PLANT_NO_FLUSH = 1, PLANT_KEEP_VALID = 2, PLANT_KEEP_BUFFERS = 3, PLANT_NO_LVB = 4
-    PLANT_NO_TAIL = 5, PLANT_NO_DATA = 6
+    PLANT_NO_TAIL = 5, PLANT_NO_DATA = 6, PLANT_KEEP_PAGES = 7, PLANT_KEEP_ATTRS = 8, PLANT_ONE_ROUND = 9
+
+cdef enum:                          # glx.taking: the kernel's pages
+    TAKE_NO = 0
+    TAKE_ASKED = 1                  # it was told to give them back
+    TAKE_DONE = 2                   # it has given back what it had when `before` was noted
 
 # -- setting up
-cdef int gls_init(gls* gs, sbd* sd, const lm_ops* ops, void* lm) noexcept nogil
 cdef int gls_start(gls* gs) noexcept nogil
 cdef void gls_stop(gls* gs) noexcept nogil          # no demotion begins any more; whoever waits gets -EIO
 cdef void gls_destroy(gls* gs) noexcept nogil
-# Gives every lock back, with its lock value block: at a clean unmount, when everything is on the disk.
-cdef void gls_release_all(gls* gs) noexcept nogil
 cdef int glock_init(sbd* sd, glock* gl, uint32_t type, uint64_t number, void* owner) noexcept nogil
 cdef void glock_free(glock* gl) noexcept nogil      # unlocked, or at the end; nobody uses it
 # The glock of an inode that this node has just made: nobody else can know it.
@@ -71,6 +73,8 @@ cdef void glock_changed(opctx* cx, glock* gl) noexcept nogil            # cx's t
 # -- the lock manager
 cdef void glock_answer(glx* x, int32_t err) noexcept nogil              # of the request under way
 cdef void glock_wanted(glx* x, int32_t leave) noexcept nogil            # another node leaves us this mode (BAST)
+
+cdef void glock_rerun(glock* gl) noexcept nogil     # parked requests that wait for it look again what they need
 
 # -- ourselves
 cdef void glock_drop(glock* gl) noexcept nogil      # down to UN when nobody holds it

@@ -2,9 +2,11 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
+from gfs2py.engine._births cimport births_register, births_reveals
 from gfs2py.engine._glstats cimport gls_answered, gls_asked
 from gfs2py.engine._incore cimport (KEEP_MAX, LM_ST_EXCLUSIVE, LM_ST_SHARED, LM_ST_UNLOCKED, LM_TYPE_FLOCK,
                                     LM_TYPE_INODE, LM_TYPE_IOPEN, LM_TYPE_RGRP, glock, inode, opctx, sbd)
+from gfs2py.engine._kcache cimport kcache_attrs, kcache_node, kcache_pages, kcache_set_out, kcache_watch
 from gfs2py.engine._observe cimport ob_begin, ob_end, ob_mark, ob_rdlock, ob_wrlock
 from gfs2py.engine._sbd cimport sd_assert_failed, sd_dead
 from gfs2py.engine._sync cimport (CLOCK_REALTIME, clock_gettime, dl_add_tail, dl_del, dl_empty, dl_init, dlink,
@@ -18,37 +20,18 @@ from gfs2py.fuse._ops cimport OP_PARK
 from gfs2py.fuse._stat cimport WAIT_INODE, WAIT_RGRP, stat_now
 
 cdef extern from "<errno.h>" nogil:
-    int EAGAIN, EINTR, EIO, ENOMEM
+    int EAGAIN, EINTR, EIO, ENOMEM, ENOTCONN
 
 cdef enum:
     HOLD_MAX_NS = 100000000         # a lock is kept no longer than this after its grant when others want it
     KEEP_NS = 100000000             # how long a woken operation's locks wait for its run
     AGAIN_NS = 500000               # between two looks at a glock that cannot be let go yet
     IDLE_NS = 50000000              # a demoter looks at its list at least this often
-    ROUNDS_MAX = 16                 # invalidations before the gate is closed all the same
     # One of glx.flags: this node reads what it then changes, so SH would only be a detour. See _plan.
     GLX_MIGRATES = 65536
 
 
 # ---- setting up -----------------------------------------------------------------------------------------------------
-
-cdef int gls_init(gls* gs, sbd* sd, const lm_ops* ops, void* lm) noexcept nogil:
-    cdef int i
-    memset(gs, 0, sizeof(gls))
-    gs.sd = sd
-    gs.ops = ops
-    gs.lm = lm
-    gs.reg_next = 1
-    pthread_mutex_init(&gs.lock, NULL)
-    pthread_cond_init(&gs.cond, NULL)
-    dl_init(&gs.all, NULL)
-    dl_init(&gs.unreg, NULL)
-    for i in range(2):
-        gs.demoters[i].gs = gs
-        dl_init(&gs.demoters[i].work, NULL)
-        pthread_cond_init(&gs.demoters[i].cond, NULL)
-    return 0
-
 
 cdef int gls_start(gls* gs) noexcept nogil:
     cdef int i
@@ -73,6 +56,8 @@ cdef void gls_stop(gls* gs) noexcept nogil:
             gs.demoters[i].on = False
     pthread_mutex_lock(&gs.lock)
     _wake_all(gs)
+    while not dl_empty(&gs.taking):
+        pthread_cond_wait(&gs.cond, &gs.lock)
     pthread_mutex_unlock(&gs.lock)
 
 
@@ -89,25 +74,6 @@ cdef void gls_destroy(gls* gs) noexcept nogil:
         pthread_cond_destroy(&gs.demoters[i].cond)
     pthread_cond_destroy(&gs.cond)
     pthread_mutex_destroy(&gs.lock)
-
-
-cdef void gls_release_all(gls* gs) noexcept nogil:
-    cdef dlink* l
-    cdef glx* x
-    pthread_mutex_lock(&gs.lock)
-    l = gs.all.next
-    while l != &gs.all:
-        x = <glx*>l.owner
-        l = l.next
-        if x.flags & GLX_KNOWN and x.req < 0:
-            x.flags &= ~<uint32_t>GLX_KNOWN
-            pthread_mutex_unlock(&gs.lock)
-            # Nobody else uses the list any more: the mount has ended and the demoters are gone.
-            gs.ops.unlock(gs.lm, x, x.gl.state)
-            pthread_mutex_lock(&gs.lock)
-        gl_atomic_store32(&x.gl.avail, LM_ST_UNLOCKED)
-        x.gl.state = LM_ST_UNLOCKED
-    pthread_mutex_unlock(&gs.lock)
 
 
 cdef int glock_init(sbd* sd, glock* gl, uint32_t type, uint64_t number, void* owner) noexcept nogil:
@@ -606,7 +572,6 @@ cdef void glock_leave(opctx* cx, glock* gl) noexcept nogil:
         return
     gs = x.sd.gls
     glock_changed(cx, gl)
-    gl_atomic_add64(<int64_t*>&x.served, 1)
     pthread_rwlock_unlock(&gl.rw)
     if gl_atomic_load32(&x.leaving):
         pthread_mutex_lock(&gs.lock)
@@ -703,54 +668,58 @@ cdef bint glock_idle(glock* gl) noexcept nogil:
     return idle
 
 
-cdef void _serve_kernel(gls* gs, glx* x, int32_t target) noexcept nogil:
-    """The kernel gives back what it caches, while requests are still served, until none came in between."""
-    cdef uint64_t before
-    cdef int i
-    if gs.invalidate == NULL or x.gl.type != LM_TYPE_INODE:
+# ---- the kernel's caches (what there is to know of them is in _kcache) ----------------------------------------------
+
+cdef void glock_rerun(glock* gl) noexcept nogil:
+    cdef glx* x = gl.x
+    cdef gwaiter* w
+    cdef gwaiter* after
+    if x == NULL:
         return
-    for i in range(<int>ROUNDS_MAX):
-        before = gl_atomic_load64(&x.served)
-        gs.invalidate(gs.invalidate_arg, x, target)
-        gs.n_rounds += 1
-        if gl_atomic_load64(&x.served) == before:
-            return
+    pthread_mutex_lock(&x.sd.gls.lock)
+    w = x.waiters
+    while w != NULL:
+        after = w.next
+        if w.unique:
+            _wake(x.sd.gls, x, w, -EAGAIN)
+        w = after
+    pthread_mutex_unlock(&x.sd.gls.lock)
 
 
-cdef inline bint _reveals(const glx* x) noexcept nogil:
-    """Whether other nodes can learn from what is under x of inodes that were born here: directories, groups."""
-    if x.gl.type == LM_TYPE_INODE:
-        return ((<const inode*>x.gl.owner).mode & <uint32_t>0o170000) == <uint32_t>0o040000
-    return x.gl.type == LM_TYPE_RGRP
+cdef void _came_back(void* who, int result) noexcept nogil:
+    """By the session's thread. Whatever the result: -ENOENT is an inode that the kernel does not have."""
+    cdef glx* x = <glx*>who
+    cdef gls* gs = x.sd.gls
+    pthread_mutex_lock(&gs.lock)
+    gs.n_rounds += 1
+    x.taking = TAKE_DONE
+    dl_del(&x.work)
+    if x.demote >= 0:
+        gl_atomic_store32(&x.gl.avail, x.demote)
+    _work(gs, x, 0)
+    pthread_cond_broadcast(&gs.cond)
+    pthread_mutex_unlock(&gs.lock)
 
 
-cdef bint _register(gls* gs, glx* x) noexcept nogil:
-    """Before a directory or a group is let go: all born before are known to the lock manager (gls.lock held).
-
-    True: done. Else the requests are on their way and x is to be tried again. The lock is dropped and taken again.
-    """
-    cdef glx* head
-    cdef dlink* l
-    if x.flags & GLX_UNREG:
-        return True         # nobody can look into what he cannot know; whoever reveals it reveals its children
-    if x.need_reg == 0:
-        x.need_reg = gs.reg_next
-    while True:
-        head = NULL
-        l = gs.unreg.next
-        while l != &gs.unreg and (<glx*>l.owner).reg_no < x.need_reg and head == NULL:
-            if not (<glx*>l.owner).flags & (GLX_REGISTERING | GLX_BUSY):
-                head = <glx*>l.owner
-            l = l.next
-        if head == NULL:
-            l = gs.unreg.next
-            return l == &gs.unreg or (<glx*>l.owner).reg_no >= x.need_reg
-        head.flags |= GLX_REGISTERING
-        head.req = LM_ST_EXCLUSIVE
-        head.req_flags = 0
-        pthread_mutex_unlock(&gs.lock)
-        gs.ops.lock(gs.lm, head, LM_ST_UNLOCKED, LM_ST_EXCLUSIVE, 0)
-        pthread_mutex_lock(&gs.lock)
+cdef int _take_pages(gls* gs, glx* x) noexcept nogil:
+    """2: x comes back to its demoter by itself. 1: again later."""
+    cdef int err
+    pthread_mutex_lock(&gs.lock)
+    x.taking = TAKE_ASKED
+    x.ticks = 0
+    dl_add_tail(&gs.taking, &x.work)
+    pthread_mutex_unlock(&gs.lock)
+    err = gs.kernel.drop_inode(gs.kernel.arg, kcache_node(x), kcache_set_out, _came_back, x)
+    if err == 0:
+        return 2
+    pthread_mutex_lock(&gs.lock)
+    dl_del(&x.work)
+    x.taking = TAKE_NO
+    if err == -ENOTCONN:            # the session has ended, and the kernel's caches with it
+        kcache_set_out(x)
+        x.taking = TAKE_DONE
+    pthread_mutex_unlock(&gs.lock)
+    return 1
 
 
 cdef bint _ready(gls* gs, glx* x) noexcept nogil:
@@ -762,22 +731,37 @@ cdef bint _ready(gls* gs, glx* x) noexcept nogil:
     return x.n_kept == 0
 
 
+cdef int _reopen(gls* gs, glx* x) noexcept nogil:
+    """The kernel has pages again: what came meanwhile is served, and it is told once more (rw is held, and dropped)."""
+    gl_atomic_store32(&x.gl.avail, x.gl.state)
+    pthread_rwlock_unlock(&x.gl.rw)
+    pthread_mutex_lock(&gs.lock)
+    _serve(gs, x)
+    pthread_mutex_unlock(&gs.lock)
+    return _take_pages(gs, x)
+
+
 cdef int _demote(gls* gs, glx* x) noexcept nogil:
-    """One try (GLX_BUSY is ours). 0: the lock manager was told; 1: again later."""
+    """One try (GLX_BUSY is ours). 0: the lock manager was told; 1: again later; 2: the kernel was told."""
     cdef int32_t target = x.demote
     cdef int32_t have = x.gl.state
     cdef uint64_t began
     cdef bint known
     cdef int err
-    if gl_atomic_load32(&x.gl.avail) > target:
-        _serve_kernel(gs, x, target)
+    if x.taking == TAKE_NO and kcache_pages(gs, x, target):
+        return _take_pages(gs, x)
     gl_atomic_store32(&x.gl.avail, target)
     gl_atomic_store32(&x.leaving, 1)
     if pthread_rwlock_trywrlock(&x.gl.rw) != 0:
         return 1
     gl_atomic_store32(&x.leaving, 0)
+    if kcache_pages(gs, x, target):
+        if x.taking != TAKE_DONE or (x.before != x.fills and gs.planted != PLANT_ONE_ROUND):
+            return _reopen(gs, x)
+        gl_atomic_store64(&x.dropped, x.before)
+    x.taking = TAKE_NO
     pthread_mutex_lock(&gs.lock)
-    if have == LM_ST_EXCLUSIVE and _reveals(x) and not _register(gs, x):
+    if have == LM_ST_EXCLUSIVE and births_reveals(x) and not births_register(gs, x):
         pthread_mutex_unlock(&gs.lock)
         pthread_rwlock_unlock(&x.gl.rw)
         return 1
@@ -785,6 +769,9 @@ cdef int _demote(gls* gs, glx* x) noexcept nogil:
     if have == LM_ST_EXCLUSIVE and x.dirty_seq == 0:
         x.flags &= ~<uint32_t>GLX_MIGRATES      # it was only read this time
     pthread_mutex_unlock(&gs.lock)
+    if target == LM_ST_UNLOCKED and not kcache_attrs(gs, x):
+        pthread_rwlock_unlock(&x.gl.rw)
+        return 1
     began = stat_now()
     err = gs.go(x, target)
     x.sync_ns = stat_now() - began
@@ -855,9 +842,14 @@ cdef void* _demoter(void* arg) noexcept nogil:
     cdef gls* gs = d.gs
     cdef uint64_t next_ns = 0
     cdef uint32_t poke
+    cdef uint64_t tick_ns = 0
     cdef glx* x
+    cdef int how
     pthread_mutex_lock(&gs.lock)
     while not gs.stop:
+        if d == &gs.demoters[1] and stat_now() >= tick_ns:
+            tick_ns = stat_now() + IDLE_NS
+            kcache_watch(gs)
         x = NULL if sd_dead(gs.sd) else _due(d, &next_ns)
         if x == NULL:
             if sd_dead(gs.sd):
@@ -870,12 +862,14 @@ cdef void* _demoter(void* arg) noexcept nogil:
         poke = x.flags & GLX_POKE
         x.flags &= ~<uint32_t>GLX_POKE
         pthread_mutex_unlock(&gs.lock)
+        how = 1
         if poke:
             gs.poke(x)
-        elif _demote(gs, x) == 0:
-            pthread_mutex_lock(&gs.lock)
-            continue
+        else:
+            how = _demote(gs, x)
         pthread_mutex_lock(&gs.lock)
+        if how != 1:
+            continue
         x.flags &= ~<uint32_t>GLX_BUSY
         if x.demote >= 0:
             _work(gs, x, stat_now() + AGAIN_NS)

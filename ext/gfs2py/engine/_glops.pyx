@@ -22,7 +22,7 @@ from gfs2py.engine._retire cimport log_retire
 from gfs2py.engine._rgrp_alloc cimport rs_drop, rs_drop_all
 from gfs2py.engine._rgrp_core cimport rgrp_forget
 from gfs2py.engine._sbd cimport ctx_init, sd_assert_failed, sd_dead
-from gfs2py.engine._sync cimport gl_atomic_store64, pthread_mutex_lock, pthread_mutex_unlock
+from gfs2py.engine._sync cimport dl_del, gl_atomic_store64, pthread_mutex_lock, pthread_mutex_unlock
 
 cdef extern from "<errno.h>" nogil:
     int EIO
@@ -38,6 +38,18 @@ cdef int _retire(glx* x, bint forget) noexcept nogil:
     return err
 
 
+cdef void _plant_no_data(sbd* sd, inode* ip) noexcept nogil:
+    """For a test: the commit does not write its data either."""
+    cdef bint was
+    pthread_mutex_lock(&sd.log.lock)
+    was = ip.ordered_on
+    dl_del(&ip.ordered)
+    ip.ordered_on = False
+    pthread_mutex_unlock(&sd.log.lock)
+    if was:
+        sd.inode_put(ip)
+
+
 cdef int _inode_go(glx* x, inode* ip, int32_t target) noexcept nogil:
     cdef sbd* sd = x.sd
     cdef opctx cx
@@ -45,6 +57,8 @@ cdef int _inode_go(glx* x, inode* ip, int32_t target) noexcept nogil:
     # An error of the data is its writer's (fsync tells it); other nodes see what is on the disk.
     if x.gl.state == LM_ST_EXCLUSIVE and sd.gls.planted != PLANT_NO_DATA:
         data_writeback(sd, ip)
+    if sd.gls.planted == PLANT_NO_DATA and sd.log != NULL:
+        _plant_no_data(sd, ip)
     if sd_dead(sd):
         return -EIO
     err = _retire(x, target == LM_ST_UNLOCKED)

@@ -8,6 +8,7 @@ from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from gfs2py.block._device cimport bio_seg, blkdev
 from gfs2py.engine._observe cimport observer
 from gfs2py.engine._sync cimport dlink, pthread_cond_t, pthread_mutex_t, pthread_rwlock_t, pthread_t
+from gfs2py.fuse._ops cimport fs_kernel
 
 cdef enum:
     # glock types and states (as LM_TYPE_*, LM_ST_*)
@@ -97,8 +98,13 @@ cdef struct glx:
     uint64_t asked_ns, granted_ns, due_ns
     uint64_t wait_ns, sync_ns       # the last acquisition, the last demotion
     uint64_t dirty_seq              # the newest transaction in which something under it was changed, atomic
-    uint64_t served                 # holders that left, relaxed
     int32_t leaving                 # a demoter waits for the last holder, atomic
+    # inode: what the kernel has of it (_glock, "the kernel's caches")
+    uint64_t fills                  # READs for its page cache that were answered, atomic
+    uint64_t dropped                # how many there were when it had given back all pages
+    uint64_t before                 # how many when it was last told to, atomic
+    int32_t taking                  # TAKE_*
+    uint32_t ticks                  # how long that has taken
     uint64_t deleted                # inode: generation that a node deleted, from the lock value block
     uint64_t wanted_ns              # when another node asked for it (demote)
     # As the kernel counts (gfs2-glocks.rst): smoothed round trip and its variance of requests that cannot block, of
@@ -135,10 +141,9 @@ cdef struct gls:
     int (*go)(glx* x, int32_t target) noexcept nogil
     # the lock has gone down; x may be freed here
     void (*gone)(glx* x) noexcept nogil
-    # before the gate closes: the kernel gives back what it caches. Blocks; called again until nothing was served
-    # meanwhile. NULL: it caches nothing.
-    void (*invalidate)(void* arg, glx* x, int32_t target) noexcept nogil
-    void* invalidate_arg
+    fs_kernel kernel                # how the kernel is told to give back what it caches
+    int32_t has_kernel              # atomic; False: it caches nothing
+    dlink taking                    # glx (by work) whose pages it is giving back
     void (*unpark)(void* arg, uint64_t unique) noexcept nogil       # NULL: operations sleep
     void* unpark_arg
     bint (*known)(sbd* sd, uint64_t addr) noexcept nogil            # does the kernel know this inode?
@@ -227,6 +232,7 @@ cdef struct inode:
     uint64_t dw_started             # how many ever began; one begins only under the glock EX
     int32_t wb_err                  # the last error of writing its data
     uint32_t wb_seq, wb_told        # how many there were; how many when somebody was last told
+    int32_t n_mappers               # handles here that may map it to write, atomic
     dlink ordered                   # running transaction's ordered list (log.lock)
     bint ordered_on
     bint ordered_must               # its data go before the commit in data=writeback, too

@@ -17,8 +17,9 @@ from gfs2py.engine._dealloc cimport fs_dealloc
 from gfs2py.engine._dir cimport dir_found, dir_search
 from gfs2py.engine._flock cimport flocks_destroy, flocks_init
 from gfs2py.engine._fs cimport FOPEN_CACHE_DIR, FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, gfs2_fs, gfs2_fs_ops
+from gfs2py.engine._gls cimport gls_init, gls_release_all
 from gfs2py.engine._glock cimport (GL_NOEXP, GL_TRY, glock_enter, glock_free, glock_init, glock_leave, glock_pin,
-                                   gls_destroy, gls_init, gls_release_all, gls_start, gls_stop, glx,
+                                   gls_destroy, gls_start, gls_stop, glx,
                                    gwaiter)
 from gfs2py.engine._glops cimport glop_go, glop_gone, glop_poke
 from gfs2py.engine._incore cimport *
@@ -567,12 +568,12 @@ cdef class Gfs2(FileSystemHandle):
         f.entry_ns = <uint64_t>NOLOCK_VALID_S * 1000000000
         f.attr_ns = f.entry_ns
         f.open_flags = FOPEN_KEEP_CACHE
+        f.write_flags = FOPEN_KEEP_CACHE
         f.dir_flags = FOPEN_KEEP_CACHE | FOPEN_CACHE_DIR
         if sd.gls != NULL:
-            # Nothing stays in the kernel that another node may change.
+            # Attributes and pages stay in the kernel as long as the glock does (_kcache); names and listings do not.
             f.entry_ns = 0
-            f.attr_ns = 0
-            f.open_flags = FOPEN_DIRECT_IO
+            f.write_flags = FOPEN_KEEP_CACHE | FOPEN_DIRECT_IO
             f.dir_flags = 0
         if nodes_init(&f.nd, sd, fs_dealloc):
             raise MemoryError

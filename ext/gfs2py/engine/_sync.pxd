@@ -51,6 +51,11 @@ cdef extern from *:
     #define gl_atomic_inc32(p) __atomic_add_fetch((p), 1, __ATOMIC_ACQ_REL)
     #define gl_atomic_dec32(p) __atomic_sub_fetch((p), 1, __ATOMIC_ACQ_REL)
     #define gl_atomic_add64(p, v) __atomic_add_fetch((p), (v), __ATOMIC_RELAXED)
+    /* For two threads that each note something and then look for the other's note: at least one of them sees it. */
+    #define gl_atomic_note32(p, v) __atomic_add_fetch((p), (v), __ATOMIC_SEQ_CST)
+    #define gl_atomic_note64(p, v) __atomic_add_fetch((p), (v), __ATOMIC_SEQ_CST)
+    #define gl_atomic_look32(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
+    #define gl_atomic_look64(p) __atomic_load_n((p), __ATOMIC_SEQ_CST)
     #define gl_atomic_load32(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define gl_atomic_load64(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
     #define gl_atomic_store32(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
@@ -59,6 +64,10 @@ cdef extern from *:
     int32_t gl_atomic_inc32(int32_t* p) noexcept nogil
     int32_t gl_atomic_dec32(int32_t* p) noexcept nogil
     int64_t gl_atomic_add64(int64_t* p, int64_t v) noexcept nogil
+    int32_t gl_atomic_note32(int32_t* p, int32_t v) noexcept nogil
+    uint64_t gl_atomic_note64(uint64_t* p, uint64_t v) noexcept nogil
+    int32_t gl_atomic_look32(int32_t* p) noexcept nogil
+    uint64_t gl_atomic_look64(uint64_t* p) noexcept nogil
     int32_t gl_atomic_load32(int32_t* p) noexcept nogil
     uint64_t gl_atomic_load64(uint64_t* p) noexcept nogil
     void gl_atomic_store32(int32_t* p, int32_t v) noexcept nogil

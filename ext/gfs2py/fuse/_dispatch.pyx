@@ -345,6 +345,8 @@ cdef int do_read(request* r) noexcept nogil:
     cdef int err
     if a.size > r.out_cap:
         return -EINVAL
+    # Only reads that go around the page cache name the lock owner (fs/fuse/file.c, fuse_send_read).
+    r.rq.fills = not (a.read_flags & FUSE_READ_LOCKOWNER)
     err = r.se.ops.read(r.se.fs, &r.rq, r.h.nodeid, a.fh, a.offset, a.size, r.out, &length)
     r.out_len = length
     return err

@@ -1,6 +1,7 @@
 """Notifications to the kernel, written by threads of their own from a bounded queue."""
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
+from gfs2py.fuse._ops cimport fs_kernel
 from gfs2py.fuse._state cimport notify_done, session
 
 cdef int notify_start(session* se) noexcept nogil
@@ -17,3 +18,4 @@ cdef int session_notify_prune(session* se, uint64_t ino, notify_done done, void*
 cdef int session_notify_inc_epoch(session* se, notify_done done, void* arg) noexcept nogil
 cdef int session_notify_store(session* se, uint64_t ino, uint64_t off, const uint8_t* data, uint32_t length,
                               notify_done done, void* arg) noexcept nogil
+cdef void session_kernel(session* se, fs_kernel* out) noexcept nogil    # how a file system takes back caches

@@ -12,7 +12,8 @@ from gfs2py.fuse._proto cimport (FUSE_NOTIFY_DELETE, FUSE_NOTIFY_INVAL_ENTRY, FU
                                  NOTIFY_PRUNE, fuse_notify_delete_out, fuse_notify_inval_entry_out,
                                  fuse_notify_inval_inode_out, fuse_notify_store_out, fuse_out_header,
                                  notify_prune_out)
-from gfs2py.fuse._state cimport MAX_NOTIFIERS, NOTIFY_QUEUE, notice, notify_done, session
+from gfs2py.fuse._ops cimport fs_kernel
+from gfs2py.fuse._state cimport MAX_NOTIFIERS, NOTIFY_QUEUE, notice, notify_begin, notify_done, session
 from gfs2py.fuse._sys cimport *
 
 cdef union body:
@@ -23,6 +24,9 @@ cdef union body:
     notify_prune_out prune
 
 cdef int ENOTCONN = 107
+
+cdef enum:
+    DIRECT_DROPS_MINOR = 42
 
 
 cdef int write_notice(session* se, notice* n) noexcept nogil:
@@ -97,6 +101,8 @@ cdef void* notifier_main(void* arg) noexcept nogil:
         se.nq_len -= 1
         se.nq_busy += 1
         pthread_mutex_unlock(&se.nq_mutex)
+        if n.begin != NULL:
+            n.begin(n.arg)
         err = -ENOTCONN if se.stopping else write_notice(se, &n)
         if n.done != NULL:
             n.done(n.arg, err)
@@ -140,6 +146,10 @@ cdef void notify_stop(session* se) noexcept nogil:
     for i in range(se.n_notifiers):
         pthread_join(se.notifiers[i], NULL)
     se.n_notifiers = 0
+    pthread_mutex_lock(&se.nq_mutex)
+    while se.nq_direct:
+        pthread_cond_wait(&se.nq_idle, &se.nq_mutex)
+    pthread_mutex_unlock(&se.nq_mutex)
     free(se.nq)
     se.nq = NULL
 
@@ -232,3 +242,41 @@ cdef int session_notify_store(session* se, uint64_t ino, uint64_t off, const uin
     if err < 0:
         free(n.data)
     return err
+
+
+# ---- what a file system takes back (fs_kernel) ----------------------------------------------------------------------
+
+cdef int _drop_inode(void* arg, uint64_t nodeid, notify_begin begin, notify_done done, void* who) noexcept nogil:
+    cdef notice n
+    fresh(&n, FUSE_NOTIFY_INVAL_INODE, nodeid, done, who)
+    n.begin = begin
+    return push(<session*>arg, &n)
+
+
+cdef int _drop_attrs(void* arg, uint64_t nodeid) noexcept nogil:
+    cdef session* se = <session*>arg
+    cdef notice n
+    cdef int err
+    pthread_mutex_lock(&se.nq_mutex)
+    if se.stopping or se.nq == NULL:
+        pthread_mutex_unlock(&se.nq_mutex)
+        return -ENOTCONN
+    se.nq_direct += 1
+    pthread_mutex_unlock(&se.nq_mutex)
+    fresh(&n, FUSE_NOTIFY_INVAL_INODE, nodeid, NULL, NULL)
+    n.off = -1
+    err = write_notice(se, &n)
+    pthread_mutex_lock(&se.nq_mutex)
+    se.n_notices += 1
+    se.nq_direct -= 1
+    if se.nq_direct == 0:
+        pthread_cond_broadcast(&se.nq_idle)
+    pthread_mutex_unlock(&se.nq_mutex)
+    return err
+
+
+cdef void session_kernel(session* se, fs_kernel* out) noexcept nogil:
+    out.arg = se
+    out.direct_drops = se.kernel_minor >= DIRECT_DROPS_MINOR
+    out.drop_inode = _drop_inode
+    out.drop_attrs = _drop_attrs

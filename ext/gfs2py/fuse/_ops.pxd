@@ -38,6 +38,7 @@ cdef struct fs_req:                 # who asks; one per request
     bint has_sup
     bint kill_suidgid               # OPEN with O_TRUNC and WRITE: the caller may not keep setuid/setgid bits
     bint kernel_times               # WRITE: it keeps mtime and ctime itself, and sends them with a SETATTR
+    bint fills                      # READ: what is answered stays in the kernel's page cache
     bint waited                     # out: the operation waited for the device; who else wants something now waits, too
     uint32_t runs                   # 0 the first time, then how often the request was parked
 
@@ -73,11 +74,27 @@ cdef struct fs_dirbuf:              # what readdir fills; add returns 0 when tak
 
 ctypedef void (*unpark_fn)(void* arg, uint64_t unique) noexcept nogil
 
+# How the file system takes back what the kernel caches. Neither may be called by a thread that serves requests.
+cdef struct fs_kernel:
+    void* arg
+    # A write around the page cache leaves no page there that is older (Linux 6.14; 6.13 has it, too, but does not say
+    # so). Else nothing may be in it of a file that others write.
+    bint direct_drops
+    # All pages and attributes of an inode, by a thread of the session's own: it blocks while a READ or WRITE of the
+    # file is not answered. begin(who) right before, done(who, 0 or -errno) after it. Not 0: neither will be called.
+    int (*drop_inode)(void* arg, uint64_t nodeid, void (*begin)(void* who) noexcept nogil,
+                      void (*done)(void* who, int result) noexcept nogil, void* who) noexcept nogil
+    # The attributes alone, by the caller's thread: it does not block. -ENOENT: the kernel does not know the inode, or
+    # not yet, while a reply that names it is on its way. -ENOTCONN: the session has ended.
+    int (*drop_attrs)(void* arg, uint64_t nodeid) noexcept nogil
+
 cdef struct fs_ops:
     void (*init)(void* fs) noexcept nogil
     void (*destroy)(void* fs) noexcept nogil
     # Before the first request, where requests may be parked: whom to tell that one may go on. NULL: it never parks.
     void (*attach)(void* fs, unpark_fn unpark, void* arg) noexcept nogil
+    # The same of what the kernel caches. NULL: nobody else changes the files.
+    void (*attach_kernel)(void* fs, const fs_kernel* kernel) noexcept nogil
     # A request that was parked (rq.runs) has been answered, or will not be run any more.
     void (*parked_done)(void* fs, uint64_t unique) noexcept nogil
     int (*lookup)(void* fs, fs_req* rq, uint64_t parent, const char* name, uint32_t namelen,

@@ -12,10 +12,10 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from gfs2py.fuse._dispatch cimport op_name
 from gfs2py.fuse._locks cimport locktab_counts, locktab_free, locktab_new
-from gfs2py.fuse._notify cimport (notify_start, notify_stop, session_notify_delete, session_notify_inc_epoch,
-                                  session_notify_inval_entry, session_notify_inval_inode, session_notify_prune,
-                                  session_notify_store)
-from gfs2py.fuse._ops cimport FileSystemHandle
+from gfs2py.fuse._notify cimport (notify_start, notify_stop, session_kernel, session_notify_delete,
+                                  session_notify_inc_epoch, session_notify_inval_entry, session_notify_inval_inode,
+                                  session_notify_prune, session_notify_store)
+from gfs2py.fuse._ops cimport FileSystemHandle, fs_kernel
 from gfs2py.fuse._proto cimport *
 from gfs2py.fuse._stat cimport HIST_BUCKETS, hist, hist_dict, wait_dict
 from gfs2py.fuse._state cimport MAX_THREADS, S_ENDED, S_NEW, S_RUNNING, op_stat, parked, session, worker
@@ -190,8 +190,9 @@ cdef class Session:
         self.se.max_pages = max_write_bytes // PAGE
         self.se.buf_len = max_write_bytes + PAGE
         self.se.max_readahead = max_readahead_bytes
-        self.se.max_background = 64
-        self.se.congestion = 48
+        # Background requests that wait for a cluster lock must not keep those back that another node waits for.
+        self.se.max_background = 4096 if handle.ops.attach_kernel != NULL else 64
+        self.se.congestion = self.se.max_background // 4 * 3
         self.se.max_workers = threads or max(8, 2 * (os.cpu_count() or 1) + 2)
         self.se.n_cpus = os.cpu_count() or 1
         self.se.max_runners = min(8, self.se.max_workers)
@@ -199,6 +200,7 @@ cdef class Session:
     def start(self):
         """Negotiate INIT and start the first workers. Raises OSError."""
         cdef session* se = self.se
+        cdef fs_kernel kernel
         cdef int err
         if self.started:
             raise ValueError("session was started before")
@@ -213,6 +215,9 @@ cdef class Session:
         if se.ops.attach != NULL:
             se.ops.attach(se.fs, wake_request, se)
         err = notify_start(se)
+        if err == 0 and se.ops.attach_kernel != NULL:
+            session_kernel(se, &kernel)
+            se.ops.attach_kernel(se.fs, &kernel)
         if err == 0:
             se.state = S_RUNNING
             with nogil:

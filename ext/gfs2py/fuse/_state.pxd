@@ -81,6 +81,7 @@ cdef struct worker:
     op_stat stats[OP_LIMIT]
 
 ctypedef void (*notify_done)(void* arg, int result) noexcept nogil
+ctypedef void (*notify_begin)(void* arg) noexcept nogil
 
 cdef struct notice:
     int code
@@ -88,6 +89,7 @@ cdef struct notice:
     int64_t off, length
     uint32_t flags, namelen
     uint8_t* data               # STORE: owned
+    notify_begin begin          # right before it is written
     notify_done done
     void* arg
     char name[256]
@@ -137,7 +139,7 @@ cdef struct session:
     pthread_cond_t nq_idle      # the queue ran empty
     notice* nq
     uint32_t nq_head, nq_len
-    int n_notifiers, nq_busy
+    int n_notifiers, nq_busy, nq_direct     # nq_direct: notifications that others write themselves
     pthread_t notifiers[MAX_NOTIFIERS]
     uint64_t n_notices, n_notice_errors
 
