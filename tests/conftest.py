@@ -32,6 +32,7 @@ def pytest_report_header() -> str:
     return f"seed: {SEED} (repeat with GFS2PY_SEED={SEED})"
 
 
+@pytest.hookimpl(tryfirst=True)         # xdist looks at the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of two processes that share a run (`make test`) one has all tests that mount or make namespaces: they look at
     what is left on the machine. The other one has the rest, which share nothing."""
@@ -49,7 +50,7 @@ def seed() -> int:
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> random.Random:
     """A generator of the test's own: other tests' draws do not change its stream."""
-    return random.Random(f"{SEED}/{request.node.nodeid}")
+    return random.Random(f"{SEED}/{request.node.nodeid.removesuffix('@machine')}")
 
 
 @pytest.fixture(scope="session")
