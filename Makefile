@@ -72,7 +72,7 @@ lint: dev ## ruff, mypy --strict, import rules and the tidy test
 test: lint ## everything that CI runs
 	@ci/bootstrap.sh debs $(DEBS_TEST)
 	@echo "seed: $(SEED) (repeat with: make test SEED=$(SEED))"
-	GFS2PY_SEED=$(SEED) $(VENV)/bin/pytest -q -n 2 --dist loadgroup --benchmark-disable --tb=short \
+	GFS2PY_SEED=$(SEED) $(VENV)/bin/pytest -q -n 2 --dist loadscope --benchmark-disable --tb=short \
 	    -p no:cacheprovider --hypothesis-seed=$(SEED) --durations=15 $(PYTEST_ARGS)
 	$(PY) -m bench --smoke
 	$(PY) -m bench.tools --smoke

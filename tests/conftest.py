@@ -12,16 +12,21 @@ import random
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 from interop.commands import Commands, Mounts
 from interop.oracle.kernel import Kernel
 
 SEED = int(os.environ.get("GFS2PY_SEED") or random.SystemRandom().randrange(1 << 32))
 
-ALONE = {"cluster", "iscsi"}        # directories whose tests have the machine to themselves, marked `mount` or not
+# Where the tests are that mount, make namespaces, or look at what is left on the machine.
+MOUNTING = ("tests/cluster/", "tests/coherence/test_mounts", "tests/fuse/", "tests/hostile/test_withdraw",
+            "tests/interop/test_demo", "tests/interop/test_dirty", "tests/interop/test_exchange",
+            "tests/interop/test_kernel_node", "tests/iscsi/", "tests/posix/", "tests/torture/")
 
 # Shared machines stall now and then: a slow example is no failure.
 settings.register_profile("gfs2py", deadline=None, print_blob=True)
@@ -32,13 +37,22 @@ def pytest_report_header() -> str:
     return f"seed: {SEED} (repeat with GFS2PY_SEED={SEED})"
 
 
-@pytest.hookimpl(tryfirst=True)         # xdist looks at the marks in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of two processes that share a run (`make test`) one has all tests that mount or make namespaces: they look at
-    what is left on the machine. The other one has the rest, which share nothing."""
     for item in items:
-        if item.get_closest_marker("mount") or item.path.parent.name in ALONE:
-            item.add_marker(pytest.mark.xdist_group("machine"))
+        if item.get_closest_marker("mount") and not item.nodeid.startswith(MOUNTING):
+            raise pytest.UsageError(f"{item.nodeid} mounts: add its place to MOUNTING in tests/conftest.py")
+
+
+class TwoProcesses(LoadScopeScheduling):
+    """Of two processes that share a run (`make test`) one has all tests that mount or make namespaces: they look at
+    what is left on the machine. The other one has the rest, file by file, which share nothing."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "machine" if nodeid.startswith(MOUNTING) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TwoProcesses:
+    return TwoProcesses(config, log)
 
 
 @pytest.fixture
@@ -50,7 +64,7 @@ def seed() -> int:
 @pytest.fixture
 def rng(request: pytest.FixtureRequest) -> random.Random:
     """A generator of the test's own: other tests' draws do not change its stream."""
-    return random.Random(f"{SEED}/{request.node.nodeid.removesuffix('@machine')}")
+    return random.Random(f"{SEED}/{request.node.nodeid}")
 
 
 @pytest.fixture(scope="session")
