@@ -34,7 +34,6 @@ cdef enum:
     JDATA_CHUNK = 32
     ZERO_BYTES = 1 << 20
     COPY_BYTES = 1 << 20
-    TICK_NS = 4000000               # of a kernel with 250 Hz, as Debian's
     SMALL_READ = 131072             # bytes: up to here a read looks for its blocks in the cache first
 
 
@@ -394,18 +393,6 @@ cdef int _write_begin(opctx* cx, inode* ip, uint64_t off, uint64_t* size, bint m
     return err
 
 
-cdef inline bint _lately(const opctx* cx, int64_t sec, uint32_t nsec) noexcept nogil:
-    """Within the tick before the operation's time; across the end of a second the answer is no."""
-    return sec == cx.now_sec and nsec <= cx.now_nsec and cx.now_nsec - nsec < TICK_NS
-
-
-cdef inline bint _times_stand(const opctx* cx, const inode* ip) noexcept nogil:
-    """Whether the file was written so lately that the kernel's clock for files, which moves once a tick, would not tell
-    the two moments apart. Then overwriting changes nothing of the inode, and an fsync after it needs no commit: of many
-    small durable writes each would cost two flushes more."""
-    return _lately(cx, ip.mtime, ip.mtime_nsec) and _lately(cx, ip.ctime, ip.ctime_nsec)
-
-
 cdef int _write_chunk(opctx* cx, inode* ip, uint64_t off, uint64_t size, const uint8_t* src,
                       uint64_t* done, late_write* late) noexcept nogil:
     """One transaction's worth; *done says how much of it was written, or will be by file_write_late."""
@@ -413,7 +400,6 @@ cdef int _write_chunk(opctx* cx, inode* ip, uint64_t off, uint64_t size, const u
     cdef uint64_t lblk = off >> sd.bsize_shift
     cdef uint64_t end_blk = (off + size + sd.bsize - 1) >> sd.bsize_shift
     cdef bint mapped
-    cdef bint times = not cx.no_times and not _times_stand(cx, ip)
     cdef bint need_tr
     cdef int err = 0
     cdef int e
@@ -423,7 +409,7 @@ cdef int _write_chunk(opctx* cx, inode* ip, uint64_t off, uint64_t size, const u
     if err:
         return err
     _warm_edges(cx, ip, off, size)
-    need_tr = not mapped or times or off + size > ip.size or (ip.diskflags & GFS2_DIF_JDATA) != 0
+    need_tr = not mapped or not cx.no_times or off + size > ip.size or (ip.diskflags & GFS2_DIF_JDATA) != 0
     if need_tr:
         err = _write_begin(cx, ip, off, &size, mapped)
         if err:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
-import time
 
 import pytest
 
@@ -73,24 +72,3 @@ def test_a_block_that_cannot_be_written_is_its_own_files_error() -> None:
                 told.append(error.errno)
         assert told == [errno.EIO]
         volume.sync()
-
-
-def test_overwrites_within_a_tick_need_no_commit() -> None:
-    """The kernel's file times move once a tick; so do ours, and an fsync has nothing to commit in between."""
-    tick_ns, times = 4_000_000, 400
-    with Volume(fresh(mib=64), background=False, quiet=True, commit_ms=0) as volume:
-        volume.create("f", bytes(8192))
-        volume.sync()
-        node = volume.node("f")
-        before, begin = volume.statistics()["log_commits"], time.time_ns()
-        for i in range(times):
-            now = time.time_ns()
-            volume.calls.write(node, 4096 * (i % 2), bytes([i % 256]) * 4096)
-            volume.calls.fsync(node)
-            attr = volume.calls.getattr(node)
-            assert min(attr.mtime_ns, attr.ctime_ns) > now - tick_ns
-        took = time.time_ns() - begin
-        # A new second counts as a tick.
-        assert volume.statistics()["log_commits"] - before <= took // tick_ns + took // 10**9 + 2
-        assert volume.read("f") == bytes([(times - 2) % 256]) * 4096 + bytes([(times - 1) % 256]) * 4096
-        volume.calls.forget(node)
