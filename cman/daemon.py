@@ -59,7 +59,7 @@ class Daemon:
                  options: argparse.Namespace) -> None:
         """Raises Unstartable, StateError."""
         self.node = NodeMachine(place.me.nodeid, config, state.ring_seq(), lambda: int(time.time()),
-                                fencing=not options.no_fencing)
+                                fencing=not options.no_fencing, given=state.given())
         self.addresses: Mapping[int, str] = place.addresses
         self.config_path: Path = options.config
         self._place, self._state, self._options = place, state, options
@@ -153,8 +153,8 @@ class Daemon:
                 self._handlers.changed()
             case spread.Adopt(config):
                 self._adopt(config)
-            case spread.Store(data, version, update):
-                self._store(data, version, update)
+            case spread.Store():
+                self._store(effect)
             case spread.Finished(number):
                 if (waiting := self._updates.get(number)) is not None:
                     waiting.send_nowait(effect)
@@ -172,13 +172,16 @@ class Daemon:
         if self._options.expected is not None:
             self.node.control(self.now(), t="expected", votes=self._options.expected)
 
-    def _store(self, data: bytes, version: int, update: tuple[int, int] | None) -> None:
+    def _store(self, effect: spread.Store) -> None:
         error = ""
         try:
-            store.replace(self.config_path, data)
+            self._state.store_given(effect.digest)
+            store.replace(self.config_path, effect.data)
         except OSError as e:
             error = f"{self.config_path}: {e.strerror}"
-        self.node.stored(update, version, error, self.now())
+        except StateError as e:
+            error = str(e)
+        self.node.stored(effect.update, effect.version, error, self.now())
 
     def _adopt(self, config: Config) -> None:
         """A new configuration: nodes may have come or gone. Timers and transport stay until the next start."""

@@ -96,15 +96,16 @@ class NodeMachine:
     """`me` is this node's id in `config`; times are monotonic nanoseconds.
 
     wall_s tells the seconds since the epoch; nothing but what is shown to people depends on it. fencing: whether this
-    node fences at all; one without still hears what the others do.
+    node fences at all; one without still hears what the others do. given: the digest of the configuration that the
+    cluster gave this node last.
     """
 
     def __init__(self, me: int, config: Config, stored_ring_seq: int, wall_s: Callable[[], int], *,
-                 fencing: bool = True) -> None:
+                 fencing: bool = True, given: bytes = b"") -> None:
         self.me = me
         self._wall_s = wall_s
         self.state = State.JOINING
-        self.spread = spread.Spread(me, config)
+        self.spread = spread.Spread(me, config, given)
         self.totem = totem.TotemMachine(me, [n.nodeid for n in config.nodes], config.totem, stored_ring_seq)
         self.groups = cpg.CpgMachine(me, lambda payload, now_ns: self.totem.submit(GROUPS + payload, now_ns))
         self.roster = Roster()

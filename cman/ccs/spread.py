@@ -39,10 +39,12 @@ class Mcast:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Put this text where cluster.conf is; how that went is told by stored()."""
+    """Remember the digest as what the cluster gave, then put this text where cluster.conf is; how that went is told
+    by stored()."""
 
     data: bytes
     version: int
+    digest: bytes
     update: tuple[int, int] | None      # (node, number) of the update that it belongs to
 
 
@@ -108,13 +110,16 @@ class _Hello:
 
 
 class Spread:
-    """`nodeid` is this node; `config` what its file says."""
+    """`nodeid` is this node; `config` what its file says; `given` the digest of what a cluster gave it last."""
 
-    def __init__(self, nodeid: int, config: Config) -> None:
+    def __init__(self, nodeid: int, config: Config, given: bytes = b"") -> None:
         self._me = nodeid
+        self._given = given
         self.config = config
         self.synced = False
         self.established = False
+        # The daemon ends soon; what comes until then must not replace the operator's file.
+        self._refused = False
         self._view = 0
         self._members: tuple[int, ...] = ()
         self._hellos: dict[int, _Hello] = {}
@@ -180,6 +185,8 @@ class Spread:
 
     def deliver(self, sender: int, payload: bytes) -> None:
         """A message of the group. One that makes no sense is logged and changes nothing."""
+        if self._refused:
+            return
         try:
             message = msgpack.unpackb(payload, strict_map_key=True)
             kind = message["t"]
@@ -219,10 +226,10 @@ class Spread:
                 self._log(f"configuration version {version} differs between {self._name(chosen)} and "
                           f"{self._name(node)}: {self._name(chosen)}'s counts", warning=True)
         mine = self._hellos[self._me]
-        if mine.version == version and mine.digest != digest and not mine.established:
-            self._effects.append(Refused(
+        if mine.version == version and mine.digest not in (digest, self._given) and not mine.established:
+            self._refuse(
                 f"cluster.conf here is version {version} and differs from that of {self._name(chosen)}: copy that one, "
-                f"or give this one a greater config_version"))
+                f"or give this one a greater config_version")
         elif all(self._hellos[n].digest == digest for n in self._members):
             self._now_synced()
         elif chosen == self._me:
@@ -233,8 +240,12 @@ class Spread:
             self._log(f"node {node} belongs to cluster {self._hellos[node].cluster!r}, not to {cluster!r}",
                       warning=True)
         if self._me in foreign:
-            self._effects.append(Refused(f"the nodes here belong to cluster {cluster!r}, this one to "
-                                         f"{self.config.name!r}: see cluster_id and port in cluster.conf"))
+            self._refuse(f"the nodes here belong to cluster {cluster!r}, this one to {self.config.name!r}: see "
+                         f"cluster_id and port in cluster.conf")
+
+    def _refuse(self, why: str) -> None:
+        self._refused = True
+        self._effects.append(Refused(why))
 
     def _now_synced(self) -> None:
         self.synced = True
@@ -277,7 +288,7 @@ class Spread:
             else:
                 self._log(f"configuration version {mine.version} replaced by version {config.version} from "
                           f"{self._name(sender)}")
-                self._effects.append(Store(config.source, config.version, None))
+                self._store(config, None)
             self.config = config
             self._effects.append(Adopt(config))
         self._now_synced()
@@ -307,7 +318,12 @@ class Spread:
             update.waiting, update.old, update.delivered = set(self._members), old, True
         self.config = config
         self._log(f"configuration updated from version {old} to {config.version} by {self._name(sender)}")
-        self._effects += [Adopt(config), Store(config.source, config.version, (sender, number))]
+        self._effects.append(Adopt(config))
+        self._store(config, (sender, number))
+
+    def _store(self, config: Config, update: tuple[int, int] | None) -> None:
+        self._given = config.digest
+        self._effects.append(Store(config.source, config.version, config.digest, update))
 
     def _receive_ack(self, sender: int, message: dict[str, Any]) -> None:
         number = int(message["number"])

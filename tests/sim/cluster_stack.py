@@ -22,6 +22,7 @@ from sim.kernel import Datagram, Observe, SimNode, Store
 PORT = "totem"
 STORED_SEQ = "ring_seq"
 STORED_FILE = "cluster.conf"
+STORED_GIVEN = "given"
 # Effects that only a client would see.
 FOR_CLIENTS = ("GroupWritable", "Adopt", "Finished", "FenceOver")
 
@@ -123,7 +124,7 @@ class ClusterProcess:
         elif isinstance(effect, StoreRingSeq):
             self._done.append(Store(STORED_SEQ, effect.seq))
         elif isinstance(effect, spread.Store):
-            self._done.append(Store(STORED_FILE, effect.data))
+            self._done += [Store(STORED_GIVEN, effect.digest), Store(STORED_FILE, effect.data)]
             self.node.stored(effect.update, effect.version, "", self._now_ns)
         elif isinstance(effect, Changed):
             self._look()
@@ -185,7 +186,7 @@ def build_cluster(nodes: int, config: TotemConfig, two_node: bool = False,
     def build(sim_node: SimNode) -> ClusterProcess:
         me, seq = sim_node.node_id, sim_node.stored.get(STORED_SEQ, 0)
         conf = load(sim_node.stored.setdefault(STORED_FILE, cluster_conf(nodes, 1, two_node)))
-        node = NodeMachine(me, conf, seq, lambda: 0)
+        node = NodeMachine(me, conf, seq, lambda: 0, given=sim_node.stored.get(STORED_GIVEN, b""))
         # The timers of the run's options, which a file could not all say; and the planted bugs.
         node.totem = TotemMachine(me, range(1, nodes + 1), config, seq)
         node.groups = cpg(me, lambda payload, now_ns: node.totem.submit(b"G" + payload, now_ns))

@@ -60,7 +60,7 @@ class Net:
                 self.send(nodeid, other, data)
             case totem.StoreRingSeq(seq):
                 self.stored[nodeid] = seq
-            case spread.Store(_, version, update):
+            case spread.Store(_, version, _, update):
                 node.stored(update, version, "", self.now)
             case Ended(why):
                 self.ended[nodeid] = why

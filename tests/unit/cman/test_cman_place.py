@@ -74,6 +74,19 @@ def test_the_ring_is_remembered(tmp_path: Path) -> None:
             state.ring_seq()
 
 
+def test_the_file_that_the_cluster_gave_is_remembered(tmp_path: Path) -> None:
+    state = StateDirectory(tmp_path, "mycluster", 3)
+    assert state.given() == b""
+    state.store_given(CONFIG.digest)
+    assert StateDirectory(tmp_path, "mycluster", 3).given() == CONFIG.digest
+    (tmp_path / "given-mycluster-3").write_text("no digest\n")
+    assert state.given() == b"", "what cannot be read makes the file on disk an operator's, which is never replaced"
+    (tmp_path / "given-mycluster-3").unlink()
+    (tmp_path / "given-mycluster-3").mkdir()
+    with pytest.raises(StateError, match="given-mycluster-3"):
+        state.given()
+
+
 def options(**given: object) -> argparse.Namespace:
     return argparse.Namespace(**{"key": None, "port": None, "multicast": None, **given})
 

@@ -27,12 +27,17 @@ class Group:
     def __init__(self, configs: dict[int, Config]) -> None:
         self.nodes = {n: Spread(n, c) for n, c in configs.items()}
         self.disks = {n: c.source for n, c in configs.items()}
+        self.given: dict[int, bytes] = {}
         self.queue: deque[tuple[int, bytes]] = deque()
         self.finished: dict[int, list[Finished]] = {n: [] for n in configs}
         self.refused: dict[int, str] = {}
         self.warnings: list[str] = []
         self.broken_disks: set[int] = set()
         self.view = 0
+
+    def restart(self, node: int) -> None:
+        """It knows what is on its disk, and what it noted."""
+        self.nodes[node] = Spread(node, load(self.disks[node]), self.given.get(node, b""))
 
     def members(self, *nodes: int) -> None:
         """A new view of those."""
@@ -51,7 +56,8 @@ class Group:
         match effect:
             case Mcast(payload):
                 self.queue.append((node, payload))
-            case Store(data, version, update):
+            case Store(data, version, digest, update):
+                self.given[node] = digest
                 if node not in self.broken_disks:
                     self.disks[node] = data
                 self.nodes[node].stored(update, version, "disk full" if node in self.broken_disks else "")
@@ -115,6 +121,44 @@ def test_other_contents_of_one_version_are_refused() -> None:
     group.members(1, 2)
     group.settle()
     assert group.nodes[1].synced
+
+
+def halves_that_both_updated() -> Group:
+    """Two nodes that lost each other; both were quorate (two_node) and got a version 36 of their own; 2 was fenced."""
+    group = Group({1: config(35), 2: config(35)})
+    group.members(1, 2)
+    group.settle()
+    for node in (1, 2):
+        group.nodes[node].quorate()
+    for node in (1, 2):
+        group.members(node)
+        group.settle()
+        group.nodes[node].propose(config(36, f"<!-- {node} -->"))
+        group.collect()
+        group.settle()
+    return group
+
+
+def test_a_file_that_the_lost_half_agreed_on_is_replaced() -> None:
+    """A node that is fenced and comes back must not be kept out for ever by an update that its half had accepted."""
+    group = halves_that_both_updated()
+    group.restart(2)
+    group.members(1, 2)
+    group.settle()
+    assert not group.refused
+    assert group.disks[2] == group.disks[1] == config(36, "<!-- 1 -->").source
+    assert group.nodes[2].synced
+    assert any("version 36 differs between web2 and Mysql1: web2's counts" in w for w in group.warnings)
+
+
+def test_what_an_operator_wrote_since_is_not_replaced() -> None:
+    group = halves_that_both_updated()
+    group.disks[2] = config(36, "<!-- the operator's -->").source
+    group.restart(2)
+    group.members(1, 2)
+    group.settle()
+    assert list(group.refused) == [2]
+    assert group.disks[2] == config(36, "<!-- the operator's -->").source
 
 
 def test_a_node_of_another_cluster_is_refused() -> None:
