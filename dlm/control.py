@@ -41,8 +41,6 @@ SAY_MAX = 256                   # messages that wait for the group; two are said
 LEAVE_LIMIT_S = 10.0
 LOG_LINES_MAX = 200             # of its history that a control keeps for `dlm_tool dump`
 
-Fenced = Callable[[tuple[int, ...]], Awaitable[None]]
-
 
 class JoinRefused(DlmError):
     """The lockspace cannot be joined; the text says why."""
@@ -106,14 +104,14 @@ class Control(Generic[Space]):
     """The membership of one lockspace. Made by `join`, and by dlm.kernel.hold."""
 
     def __init__(self, node: NodePort[Space], space: Space, group: GroupPort, *, lvb_bytes: int, flags: int,
-                 fenced: Fenced | None, cluster: Callable[[], Awaitable[Cluster]], rng: random.Random,
+                 cluster: Callable[[], Awaitable[Cluster]], rng: random.Random,
                  on_note: Callable[[str], object] | None = None, kernel: bool = False) -> None:
         self.node, self.space, self.group = node, space, group
         self.quorate = False
         self.history: list[str] = []
         self.started = trio.Event()
         self.failed = ""
-        self._fenced, self._cluster, self._on_note = fenced, cluster, on_note
+        self._cluster, self._on_note = cluster, on_note
         self._unconfirmed: tuple[int, ...] = ()
         self._kernels: set[int] = set()         # nodes whose kernel goes on with nobody to speak for it
         self._machine: Membership | None = None
@@ -221,9 +219,6 @@ class Control(Generic[Space]):
             while why := self._waits_for_cman():
                 self.note(f"waits for {why}")
                 await self._changed.wait()
-            if what.lost and self._fenced is not None:
-                self.note(f"waits for the fencing of {list(what.lost)}")
-                await self._fenced(what.lost)
             assert self._machine is not None
             self._act(self._machine.prepared(what.number))
 
@@ -233,7 +228,7 @@ class Control(Generic[Space]):
         if self._kernels:
             return (f"the end of {', '.join(f'node {n}' for n in sorted(self._kernels))}: its dlm_controld died and "
                     "its kernel goes on (fence_node, or reset it)")
-        if self._fenced is None and self._unconfirmed:
+        if self._unconfirmed:
             return f"the fencing of {', '.join(f'node {n}' for n in self._unconfirmed)}"
         return ""
 
@@ -277,16 +272,15 @@ async def listening(local: Node, rng: random.Random) -> AsyncIterator[DlmNode]:
 
 
 @asynccontextmanager
-async def join(cman: CmanPort, name: str, *, lvb_bytes: int = 32, flags: int = 0, fenced: Fenced | None = None,
+async def join(cman: CmanPort, name: str, *, lvb_bytes: int = 32, flags: int = 0,
                on_event: Callable[[RecoveryEvent], object] | None = None, on_leave: Callable[[], object] | None = None,
                on_note: Callable[[str], object] | None = None,
                rng: random.Random | None = None) -> AsyncIterator[Lockspace]:
     """Be a member of a lockspace while inside; it runs when this is entered.
 
-    name: up to 64 printable characters. fenced: waits until these nodes are fenced, instead of until cman says that
-    all are. on_note: called with each line of its history ("waits for quorum"). on_leave: called when
-    `dlm_tool leave` asks for it; without it that is refused. Raises JoinRefused; inside, everything raises Closed when
-    cman ends.
+    name: up to 64 printable characters. on_note: called with each line of its history ("waits for quorum"). on_leave:
+    called when `dlm_tool leave` asks for it; without it that is refused. Raises JoinRefused; inside, everything raises
+    Closed when cman ends.
     """
     if not 0 < len(name.encode()) <= NAME_MAX or not name.isprintable() or "/" in name:
         raise JoinRefused(errno.EINVAL, f"{name!r} cannot name a lockspace")
@@ -295,8 +289,8 @@ async def join(cman: CmanPort, name: str, *, lvb_bytes: int = 32, flags: int = 0
     async with listening(local, rng) as node, cman.register(f"dlm:{name}"), cman.watch() as watch:
         space = node.lockspace(name, global_id(name), lvb_bytes=lvb_bytes, flags=flags, on_event=on_event)
         group = await cman.join(f"dlm:{name}")
-        control = Control(node, space, group, lvb_bytes=lvb_bytes, flags=flags, fenced=fenced,
-                          cluster=cman.cluster, rng=rng, on_note=on_note)
+        control = Control(node, space, group, lvb_bytes=lvb_bytes, flags=flags, cluster=cman.cluster,
+                          rng=rng, on_note=on_note)
         space.control = control
         try:
             async with trio.open_nursery() as nursery:

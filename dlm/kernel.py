@@ -29,7 +29,7 @@ from typing import Protocol
 import trio
 
 from cman import client
-from dlm.control import CmanPort, Control, Fenced, global_id
+from dlm.control import CmanPort, Control, global_id
 from dlm.core import events
 from dlm.membership import ControlError
 from dlm.transport import DLM_PORT, Node
@@ -246,8 +246,7 @@ def _first(found: BaseException) -> BaseException:
     return found
 
 
-async def hold(cman: CmanPort, kernel: KernelDlm, name: str, leave: trio.Event, *, fenced: Fenced | None = None,
-               rng: random.Random) -> None:
+async def hold(cman: CmanPort, kernel: KernelDlm, name: str, leave: trio.Event, *, rng: random.Random) -> None:
     """Be in the group of a lockspace that the kernel wants to join, until it has left: `leave` is the wish to.
 
     Nothing is raised for what goes wrong with the group. While the kernel joins it is told; afterwards its locking
@@ -257,8 +256,8 @@ async def hold(cman: CmanPort, kernel: KernelDlm, name: str, leave: trio.Event, 
     try:
         async with cman.register(f"dlm:{name}"), cman.watch() as watch:
             group = await cman.join(f"dlm:{name}")
-            control = Control(kernel, space, group, lvb_bytes=LVB_BYTES, flags=0, fenced=fenced, cluster=cman.cluster,
-                              rng=rng, kernel=True)
+            control = Control(kernel, space, group, lvb_bytes=LVB_BYTES, flags=0, cluster=cman.cluster, rng=rng,
+                              kernel=True)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(control.run, watch)
                 await leave.wait()

@@ -79,7 +79,7 @@ class FakeCluster:
         self.groups: dict[str, list[FakeGroup]] = {}
         self.watchers: list[tuple[int, trio.MemorySendChannel[Cluster]]] = []
         self.quorate = True
-        self.unconfirmed: list[int] = []
+        self.unconfirmed: dict[int, tuple[int, ...]] = {}       # as each node knows it
         self.state = "Cluster-Member"
         self.members = [1, 2, 3]
         self._pids = 100
@@ -93,7 +93,7 @@ class FakeCluster:
         return Cluster(name="test", cluster_id=1, config_version=1, generation=4, state=self.state,
                        members=self.members, expected_votes=3, disk_votes=0,
                        total_votes=3 if self.quorate else 1, node_votes=1, quorum=2,
-                       quorate=self.quorate, unconfirmed=list(self.unconfirmed), subsystems=0,
+                       quorate=self.quorate, unconfirmed=list(self.unconfirmed.get(node, ())), subsystems=0,
                        flags=[], ports=[], node_name=f"node{node}", nodeid=node,
                        multicast="", addresses=[f"127.0.0.{node}"])
 
@@ -101,8 +101,9 @@ class FakeCluster:
         self.quorate = quorate
         self.changed()
 
-    def set_unconfirmed(self, *nodes: int) -> None:
-        self.unconfirmed = list(nodes)
+    def set_unconfirmed(self, *nodes: int, at: tuple[int, ...] = (1, 2, 3)) -> None:
+        """Word of a fencing does not reach all at once: these wait for these nodes."""
+        self.unconfirmed.update((node, nodes) for node in at)
         self.changed()
 
     def changed(self) -> None:

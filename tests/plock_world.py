@@ -289,22 +289,27 @@ class World:
                     self.let_go(node, p)
                 self.leave(node)
 
+    def turn(self) -> bool:
+        """Every node does what it can; whether there was anything to say or to hear."""
+        busy = False
+        for node in list(self.nodes.values()):
+            self.service(node)
+            while node.outbox:
+                self.order(node)
+                busy = True
+            while node.inbox:
+                self.deliver(node)
+                busy = True
+        return busy
+
     def settle(self) -> None:
         """No more trouble; whoever can gives its locks back, until nobody waits for anything."""
         for me in sorted(self.zombies):
             self.fence(me)
         for _ in range(100000):
-            busy = False
             for node in list(self.nodes.values()):
-                self.service(node)
                 self.recovered(node)
-                while node.outbox:
-                    self.order(node)
-                    busy = True
-                while node.inbox:
-                    self.deliver(node)
-                    busy = True
-            if busy:
+            if self.turn():
                 continue
             waiting = [p for node in self.nodes.values() for p in node.processes if p.asked is not None]
             free = [(node, p) for node in self.nodes.values() for p in node.processes

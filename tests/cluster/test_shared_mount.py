@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from cluster.rooms import assert_gone, pids_of, wait_until
@@ -61,7 +63,11 @@ def test_a_node_crashes() -> None:
         sh(room, "web2", "echo kept > /gfs2/d/kept; sync /gfs2/d/kept; echo perhaps > /gfs2/d/perhaps")
         room.power("crash", "web2")
         assert sh(room, "web1", "cat /gfs2/d/kept; echo two >> /gfs2/d/a; cat /gfs2/d/a") == "kept\none\ntwo\n"
-        wait_until(lambda: "recover generation" in sh(room, "Mysql1", "cat /var/log/messages"), "word of the recovery")
+        # Nobody may replay the journal of a node that is not known to be off.
+        in_order = re.compile('fencing node "web2".*fence "web2" success.*jid=1: node 1 is gone.*recover generation',
+                              re.DOTALL)
+        for node in ("web1", "Mysql1"):
+            wait_until(lambda n=node: in_order.search(sh(room, n, "cat /var/log/messages")), f"{in_order} on {node}")
         assert sh(room, "Mysql1", "cat /gfs2/d/a; ls /gfs2/d | grep -c f") == "one\ntwo\n100\n"
         for node in ("web1", "Mysql1"):
             sh(room, node, "umount /gfs2")

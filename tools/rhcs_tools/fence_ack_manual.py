@@ -8,13 +8,11 @@ systems that it has mounted. Refused for a member. Exit status: 0 done, 1 not do
 
 from __future__ import annotations
 
-import getopt
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version as version_of
 
 from cman.ask import Asker
-from cman.protocol import CmanError
+from rhcs_tools import plain
 
 WORD = "absolutely"
 
@@ -36,26 +34,12 @@ def vouch(name: str, asked: bool) -> int:
     return 0
 
 
+def run(options: dict[str, str], names: list[str]) -> int:
+    return vouch(plain.one_node(names + [options[o] for o in ("-n",) if o in options]), "-O" not in options)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    try:
-        options, names = getopt.gnu_getopt(list(sys.argv[1:] if argv is None else argv), "hVOn:", ["help", "version"])
-        chosen = dict(options)
-        if "-h" in chosen or "--help" in chosen:
-            print((__doc__ or "").strip())
-            return 0
-        if "-V" in chosen or "--version" in chosen:
-            print(f"fence_ack_manual {version_of('gfs2py')}")
-            return 0
-        names += [chosen["-n"]] if "-n" in chosen else []
-        if len(names) != 1:
-            print("fence_ack_manual: the name of one node is wanted (-h for help)", file=sys.stderr)
-            return 1
-        return vouch(names[0], "-O" not in chosen)
-    except (CmanError, getopt.GetoptError) as e:
-        print(f"fence_ack_manual: {e}", file=sys.stderr)
-    except KeyboardInterrupt:
-        return 130
-    return 1
+    return plain.main("fence_ack_manual", __doc__, "On:", run, argv)
 
 
 if __name__ == "__main__":

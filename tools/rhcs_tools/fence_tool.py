@@ -12,23 +12,19 @@ Usage: fence_tool <ls|dump|join|leave> [options]
 from __future__ import annotations
 
 import dataclasses
-import getopt
 import json
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import version as version_of
 
 from cman.ask import Asker
-from cman.protocol import CmanError, Unreachable
+from cman.protocol import Unreachable
 from cman.views import FenceDomainView, VictimView
+from rhcs_tools import plain
+from rhcs_tools.plain import Failed
 
 JOIN_LIMIT_S = 300
 TIMED_OUT = 2
-
-
-class Failed(Exception):
-    """What was asked could not be done."""
 
 
 def duration(ms: int) -> str:
@@ -75,15 +71,7 @@ def join(limit_s: float) -> int:
         return TIMED_OUT
 
 
-def run(argv: Sequence[str]) -> int:
-    options, names = getopt.gnu_getopt(list(argv), "hVt:wj:m:n", ["help", "version", "json"])
-    chosen = dict(options)
-    if "-h" in chosen or "--help" in chosen:
-        print((__doc__ or "").strip())
-        return 0
-    if "-V" in chosen or "--version" in chosen:
-        print(f"fence_tool {version_of('gfs2py')}")
-        return 0
+def run(options: dict[str, str], names: list[str]) -> int:
     if len(names) != 1:
         raise Failed("one of ls, dump, join, leave is wanted (-h for help)")
     match names[0]:
@@ -92,13 +80,13 @@ def run(argv: Sequence[str]) -> int:
                 domain = cman.fence_domain()
             if names[0] == "dump":
                 print("\n".join(domain.history) or "nothing has happened")
-            elif "--json" in chosen:
+            elif "--json" in options:
                 print(json.dumps(dataclasses.asdict(domain), indent=2))
             else:
                 print("\n".join(domain_lines(domain)))
             return 0
         case "join":
-            text = chosen.get("-t", str(JOIN_LIMIT_S))
+            text = options.get("-t", str(JOIN_LIMIT_S))
             if not text.isdecimal():
                 raise Failed(f"-t {text}: wanted seconds")
             return join(float(text))
@@ -108,13 +96,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    try:
-        return run(sys.argv[1:] if argv is None else argv)
-    except (Failed, CmanError, getopt.GetoptError) as e:
-        print(f"fence_tool: {e}", file=sys.stderr)
-    except KeyboardInterrupt:
-        return 130
-    return 1
+    return plain.main("fence_tool", __doc__, "t:wj:m:n", run, argv)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import getopt
 import json
 import socket
 import sys
@@ -32,10 +31,8 @@ from cman.qdisk.ondisk import (
     blank_disk,
     unpack_status,
 )
-
-
-class Failed(Exception):
-    """What was asked could not be done."""
+from rhcs_tools import plain
+from rhcs_tools.plain import Failed
 
 
 def make(device: str, label: str, ask: bool) -> int:
@@ -102,38 +99,22 @@ def show(label: str | None, blocks: bool, as_json: bool) -> int:
     return 0
 
 
-def run(argv: Sequence[str]) -> int:
-    options, rest = getopt.gnu_getopt(list(argv), "c:l:Lf:dyhV", ["help", "version", "json"])
-    chosen = dict(options)
-    if "-h" in chosen or "--help" in chosen:
-        print((__doc__ or "").strip())
-        return 0
-    if "-V" in chosen or "--version" in chosen:
-        print(f"mkqdisk {version_of('gfs2py')}")
-        return 0
-    if rest or sum(option in chosen for option in ("-c", "-L", "-f")) != 1:
+def run(options: dict[str, str], names: list[str]) -> int:
+    if names or sum(o in options for o in ("-c", "-L", "-f")) != 1:
         raise Failed("one of -c, -L, -f is wanted (-h for help)")
-    if "--json" not in chosen:
+    if "--json" not in options:
         print(f"mkqdisk v{version_of('gfs2py')}\n")
-    if "-c" in chosen:
-        if not chosen.get("-l"):
+    if "-c" in options:
+        if not options.get("-l"):
             raise Failed("-c wants a label: -l LABEL")
-        if not Path(chosen["-c"]).exists():
-            raise Failed(f"{chosen['-c']}: no such device")
-        return make(chosen["-c"], chosen["-l"], "-y" not in chosen)
-    return show(chosen.get("-f"), "-d" in chosen, "--json" in chosen)
+        if not Path(options["-c"]).exists():
+            raise Failed(f"{options['-c']}: no such device")
+        return make(options["-c"], options["-l"], "-y" not in options)
+    return show(options.get("-f"), "-d" in options, "--json" in options)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    try:
-        return run(sys.argv[1:] if argv is None else argv)
-    except OSError as e:
-        print(f"mkqdisk: {f'{e.filename}: ' if e.filename else ''}{e.strerror or e}", file=sys.stderr)
-    except (Failed, QdiskError, getopt.GetoptError) as e:
-        print(f"mkqdisk: {e}", file=sys.stderr)
-    except KeyboardInterrupt:
-        return 130
-    return 1
+    return plain.main("mkqdisk", __doc__, "c:l:Lf:dy", run, argv, QdiskError)
 
 
 if __name__ == "__main__":

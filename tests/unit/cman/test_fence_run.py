@@ -14,6 +14,8 @@ import trio
 from cman.fence.override import listen, names
 from cman.fence.plan import Method, Step
 from cman.fence.run import Outcome, Runner
+from dlm_nodes import until
+from lab.remains import alive
 
 LIMIT_S = 60.0
 Agent = Callable[[str, str], str]
@@ -29,18 +31,6 @@ def agent(tmp_path: Path) -> Agent:
         path.chmod(0o755)
         return name
     return make
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():      # noqa: ASYNC110 - files of other processes tell no events
-        await trio.sleep(0.01)
-
-
-def ended(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return True
 
 
 def step(name: str, device: str = "d", **arguments: str) -> Step:
@@ -85,7 +75,7 @@ def test_an_agent_that_hangs_is_killed_with_its_children(agent: Agent, tmp_path:
     assert outcome.says == "method 1: fence_hangs on d: killed after 0 s without an end (waiting)"
     child = int((tmp_path / "child").read_text())
     deadline = time.monotonic() + LIMIT_S       # it has been signalled, and may still be on its way out
-    while not ended(child):
+    while alive(child):
         assert time.monotonic() < deadline
         time.sleep(0.01)
 

@@ -43,21 +43,13 @@ class Life:
     end: trio.Event = field(default_factory=trio.Event)
     ended: trio.Event = field(default_factory=trio.Event)
     told: list[object] = field(default_factory=list)
-    fenced: list[tuple[int, ...]] = field(default_factory=list)
-    fence_may: trio.Event | None = field(default_factory=trio.Event)     # None: cman says who is fenced
     error: BaseException | None = None
-
     notes: list[str] = field(default_factory=list)
 
     async def live(self, cluster: FakeCluster, name: str = "test") -> None:
-        async def fence(nodes: tuple[int, ...]) -> None:
-            self.fenced.append(nodes)
-            assert self.fence_may is not None
-            await self.fence_may.wait()
         try:
             async with join(cluster.process(self.node), name, on_event=self.told.append,
-                            fenced=None if self.fence_may is None else fence, on_note=self.notes.append,
-                            rng=random.Random(self.node)) as space:
+                            on_note=self.notes.append, rng=random.Random(self.node)) as space:
                 self.space = space
                 await self.end.wait()
         except (JoinRefused, Closed) as e:
@@ -82,10 +74,8 @@ class Scene:
         assert life.space, life.error
         return life.space
 
-    async def begin(self, node: int, cman_fences: bool = False) -> Life:
+    async def begin(self, node: int) -> Life:
         life = Life(node)
-        if cman_fences:
-            life.fence_may = None
         self.lives = [*getattr(self, "lives", []), life]
         self.nursery.start_soon(life.live, self.cluster)
         await trio.lowlevel.checkpoint()
@@ -172,19 +162,21 @@ def test_a_member_fails(reason: Reason) -> None:
                 async with one.lock("a", EX):
                     got.set()
             s.nursery.start_soon(waiter)
+            if reason is Reason.NODEDOWN:
+                s.cluster.set_unconfirmed(3)
             s.cluster.kill(3, reason)
             await until(lambda: control(three).failed)
             s.life(three).end.set()
+            fencing = "waits for the fencing of node 3"
             if reason is Reason.NODEDOWN:
-                await until(lambda: s.life(one).fenced == s.life(two).fenced == [(3,)])
-                s.life(one).fence_may.set()
+                await until(lambda: s.life(one).notes[-1] == s.life(two).notes[-1] == fencing)
+                s.cluster.set_unconfirmed(at=(1,))
                 await until(lambda: control(two).machine.waits_for() == [2])     # type: ignore[union-attr]
                 assert not got.is_set()
-                s.life(two).fence_may.set()
+                s.cluster.set_unconfirmed()
             await got.wait()
             assert [e.nodeid for e in s.life(one).told if isinstance(e, events.RecoverSlot)] == [3]
-            if reason is Reason.PROCDOWN:
-                assert s.life(one).fenced == []
+            assert (fencing in s.life(one).notes) == (reason is Reason.NODEDOWN)
             back = await s.join(3)
             async with back.lock("a", EX):
                 pass
@@ -195,12 +187,12 @@ def test_nobody_starts_before_all_who_may_be_at_work_are_confirmed() -> None:
     async def main() -> None:
         async with scene() as s:
             s.cluster.set_unconfirmed(9)
-            life = await s.begin(1, cman_fences=True)
+            life = await s.begin(1)
             await until(lambda: "waits for the fencing of node 9" in life.notes)
             assert life.space is None
             s.cluster.set_unconfirmed()
             await until(lambda: life.space is not None)
-            two = (await s.begin(2, cman_fences=True))
+            two = await s.begin(2)
             await until(lambda: two.space is not None)
             assert life.space is not None
             await two.lock("a", EX)
@@ -228,7 +220,6 @@ def test_no_quorum_no_lock() -> None:
             one = await s.join(1)
             two = await s.join(2)
             await two.lock("kept", EX)
-            s.life(one).fence_may.set()
             s.cluster.set_quorate(False)
             await until(lambda: not control(one).quorate)
             s.cluster.kill(2)
@@ -241,10 +232,8 @@ def test_no_quorum_no_lock() -> None:
             s.nursery.start_soon(waiter)
             await trio.sleep(0.05)
             assert not got.is_set()
-            assert s.life(one).fenced == []
             s.cluster.set_quorate(True)
             await got.wait()
-            assert s.life(one).fenced == [(2,)]
     run(main)
 
 
@@ -300,7 +289,6 @@ def test_cman_ends() -> None:
             s.cluster.kill(1)
             await until(lambda: errors)
             assert "cman has ended or cut this client off" in errors[0]
-            s.life(two).fence_may.set()
             await until(lambda: two.slots.keys() == {2})
     run(main)
 

@@ -42,17 +42,8 @@ class Bench(World):
         self.speak(node)
 
     def run_all(self) -> None:
-        busy = True
-        while busy:
-            busy = False
-            for node in self.nodes.values():
-                self.service(node)
-                while node.outbox:
-                    self.order(node)
-                    busy = True
-                while node.inbox:
-                    self.deliver(node)
-                    busy = True
+        while self.turn():
+            pass
 
     def wake(self, node: Node) -> None:
         pass                    # the tests run parked requests again by themselves
