@@ -348,7 +348,7 @@ class NodeMachine:
             self._receive_control(sender, payload, now_ns)
 
     def _receive_life(self, sender: int, message: dict[str, Any], now_ns: int) -> None:
-        if message["view"] != self._generation or sender not in self._members:
+        if message["view"] != self._generation or sender not in self._members or not self._lives_due:
             return
         self._lives[sender] = _life(message)
         if len(self._lives) < len(self._members):
@@ -452,7 +452,8 @@ class NodeMachine:
                 self._deferred = [*self._deferred, (sender, payload)][-BACKLOG_MAX:]
                 return
             self._do_control(sender, message, now_ns)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError, msgpack.UnpackException) as e:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError,
+                msgpack.UnpackException) as e:
             self._log("CMAN", f"{self.name_of(sender)} sent a control message that cannot be read: "
                               f"{type(e).__name__}: {e}", warning=True)
 

@@ -109,6 +109,13 @@ class _Hello:
     established: bool
 
 
+def _bytes(value: object) -> bytes:
+    """Raises TypeError: of a number bytes() would make as many zeros."""
+    if not isinstance(value, bytes):
+        raise TypeError(f"{type(value).__name__} instead of bytes")
+    return value
+
+
 class Spread:
     """`nodeid` is this node; `config` what its file says; `given` the digest of what a cluster gave it last."""
 
@@ -196,14 +203,14 @@ class Spread:
                 self._receive_file(sender, message)
             elif kind == "ack":
                 self._receive_ack(sender, message)
-        except (ValueError, TypeError, KeyError, RecursionError, msgpack.UnpackException) as e:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError, msgpack.UnpackException) as e:
             self._log(f"{self._name(sender)} sent a message about the configuration that cannot be read: "
                       f"{type(e).__name__}: {e}", warning=True)
 
     def _receive_hello(self, sender: int, message: dict[str, Any]) -> None:
         if message["view"] != self._view or sender not in self._members:
             return
-        self._hellos[sender] = _Hello(str(message["cluster"]), int(message["version"]), bytes(message["digest"]),
+        self._hellos[sender] = _Hello(str(message["cluster"]), int(message["version"]), _bytes(message["digest"]),
                                       bool(message["established"]))
         if len(self._hellos) == len(self._members):
             self._decide()
@@ -252,7 +259,7 @@ class Spread:
         self._effects.append(Synced())
 
     def _receive_file(self, sender: int, message: dict[str, Any]) -> None:
-        index, count, data = int(message["index"]), int(message["count"]), bytes(message["data"])
+        index, count, data = int(message["index"]), int(message["count"]), _bytes(message["data"])
         if message["view"] != self._view or not 0 < count <= PARTS_MAX or len(data) > PART_BYTES:
             self._finish(sender, int(message["number"]), "the membership changed meanwhile: try again")
             return
