@@ -12,7 +12,7 @@ from types import TracebackType
 
 from cman import protocol
 from cman.protocol import Message, Unreachable
-from cman.views import Cluster, FenceDomainView, Node
+from cman.views import Cluster, FenceDomainView, Node, QdiskView
 
 ANSWER_LIMIT_S = 10.0
 _READ_BYTES = 64 << 10
@@ -82,6 +82,9 @@ class Asker:
 
     def fence_domain(self) -> FenceDomainView:
         return FenceDomainView.of(self.ask("fence-domain"))
+
+    def quorum_disk(self) -> QdiskView:
+        return QdiskView.of(self.ask("qdisk"))
 
     def configuration(self) -> tuple[int, bytes]:
         told = self.ask("config")

@@ -35,6 +35,8 @@ from cman.logs import start_log
 from cman.network import NetworkError, Place, find_me, locate
 from cman.node import Changed, Effect, Ended, Log, NodeMachine, State
 from cman.notify import notify
+from cman.qdisk.shell import QuorumDisk
+from cman.restart import restart_machine
 from cman.server import Server, SocketPlace
 from cman.state import StateDirectory, StateError
 from cman.totem.crypto import KEY_BYTES_MAX, CryptoError, Sealer, check_key
@@ -74,6 +76,7 @@ class Daemon:
         self._server = Server()
         self._register = register
         self.fencing = Shell(self, Path(config.text("fence_daemon", "override_path") or ""))
+        self.disk = QuorumDisk(self)
         self._handlers = Handlers(self, self._server.clients)
 
     # What the handlers ask of their owner
@@ -122,6 +125,18 @@ class Daemon:
             self.node.control(self.now(), t="fenced", node=found.nodeid, by="a human")
             self.pump()
 
+    def reboot(self, why: str) -> None:
+        """This machine must not go on: nobody may write what it believes to be allowed."""
+        log.critical("this machine is restarted: %s", why)
+        try:
+            restart_machine()
+        except OSError as e:
+            self.end(f"{why}; this machine cannot be restarted: {e.strerror}")
+
+    def end(self, why: str) -> None:
+        """Without a goodbye: the others fence this node."""
+        self._do(Ended(why))
+
     def pump(self) -> None:
         """Do all effects, and those that come of doing them, in order; look whether the timer moved."""
         self._carrier.drain()
@@ -150,6 +165,8 @@ class Daemon:
                 self.fencing.need_word(any(v.tries or not self.node.fence.methods(v.nodeid)
                                            for v in self.node.fence.victims.values()))
                 self._say_votes()
+                if self.node.ready:
+                    self.disk.ready()
                 self._handlers.changed()
             case spread.Adopt(config):
                 self._adopt(config)
@@ -191,6 +208,7 @@ class Daemon:
             log.warning("addresses stay as they are: %s", e)
             return
         self.addresses = self._place.addresses
+        self.disk.configured(config)
         self._carrier.set_addresses(self._place.addresses)
         if config.totem != self.node.totem.config:
             log.info("the settings of <totem> in version %d count from the next start of cman", config.version)
@@ -214,10 +232,13 @@ class Daemon:
                 nursery.start_soon(self._server.run, place.listener, self._handlers.table(), self._handlers.gone)
                 nursery.start_soon(self._signals, signals)
                 nursery.start_soon(self.fencing.run)
+                nursery.start_soon(self.disk.run)
                 notify("READY=1", f"STATUS=member of {self.node.config.name}")
                 await self._ended.wait()
                 place.release()
                 notify("STOPPING=1")
+                if not self._why:
+                    await self.disk.leave()
                 await trio.sleep(GOODBYE_S)         # replies and the goodbye go out
                 nursery.cancel_scope.cancel()
         return self._why

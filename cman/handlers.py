@@ -22,6 +22,7 @@ from cman.fence.shell import Shell
 from cman.leftovers import start_ticks
 from cman.node import NodeMachine, State
 from cman.protocol import Arguments, CmanError
+from cman.qdisk.shell import QuorumDisk
 from cman.server import Client, Handler
 from cman.views import Cluster, FenceDomainView, VictimView
 
@@ -49,6 +50,7 @@ class Owner(Protocol):
     def multicast_address(self) -> str: ...
     def users_changed(self, users: Sequence[Use]) -> None: ...    # raises OSError
     fencing: Shell
+    disk: QuorumDisk
     def set_debug(self, level: int) -> None: ...
 
 
@@ -76,7 +78,7 @@ class Handlers:
                 "join": self.join, "leave": self.leave, "mcast": self.mcast, "register": self.register,
                 "unregister": self.unregister, "services": self.services, "leave-cluster": self.leave_cluster,
                 "kill": self.kill, "votes": self.votes, "expected": self.expected, "fenced": self.fenced,
-                "fence": self.fence, "fence-domain": self.fence_domain, "debug": self.debug}
+                "fence": self.fence, "fence-domain": self.fence_domain, "qdisk": self.qdisk, "debug": self.debug}
 
     # What is so
 
@@ -367,6 +369,9 @@ class Handlers:
             [VictimView(v.nodeid, domain.name(v.nodeid), v.lost, v.stage.value, v.claimed_by, v.tries, v.says,
                         domain.waits_for(v), max(0, now - v.since_ns) // 1_000_000)
              for v in domain.victims.values()], list(domain.history)))
+
+    async def qdisk(self, client: Client, arguments: Arguments) -> Mapping[str, object]:
+        return dataclasses.asdict(self._owner.disk.view())
 
     async def debug(self, client: Client, arguments: Arguments) -> Mapping[str, object]:
         self._owner.set_debug(protocol.whole(arguments, "level", 0, 255))

@@ -6,6 +6,7 @@ Every payload that totem carries begins with a byte that says whose it is:
        {"t": "leave", "remove": bool}        the sender goes in peace
        {"t": "kill", "node": id}             that node ends at once, without a goodbye
        {"t": "votes", "node": id, "votes": n}    {"t": "expected", "votes": n}
+       {"t": "qdisk", "view": n, "ms": n}        the sender is the quorum disk's master, which has its votes so long
        {"t": "fencing", "node": id, "asked": bool}   {"t": "unfenced", "node": id, "says": why}   (cman.fence.domain)
        {"t": "fenced", "node": id, "by": agent, "asked": bool, "view": n}    counts only in the ring it was said in
        {"t": "life", "view": n, "ring": [seq, rep], "quorate": bool, "dirty": bool, "out": [id], "uncounted": [id],
@@ -39,9 +40,10 @@ from cman.ccs.load import Config
 from cman.ccs.settings import NODES_MAX, VOTES_MAX
 from cman.fence import domain as fence
 from cman.fence.plan import methods
+from cman.qdisk.votes import LEASE_MS_MAX, DiskVotes
 from cman.quorum import QuorumChange, QuorumMachine, QuorumState
 from cman.roster import Roster
-from cman.views import Cluster, Node
+from cman.views import Cluster, Node, NodeState
 
 BACKLOG_MAX = 4096              # messages of our own that totem would not take yet
 GROUPS, SPREAD, CONTROL = b"G", b"S", b"C"
@@ -110,6 +112,10 @@ class NodeMachine:
         self.groups = cpg.CpgMachine(me, lambda payload, now_ns: self.totem.submit(GROUPS + payload, now_ns))
         self.roster = Roster()
         self.quorum = QuorumMachine(me, config.quorum())
+        self.disk = DiskVotes(me)
+        # The device that was found, for people; and since when it counts, in seconds since the epoch.
+        self.disk_name = ""
+        self._disk_since_s = 0
         self.fence = fence.FenceDomain(me, fence_config(config))
         self._fences = fencing
         self._fence_stale = False
@@ -142,13 +148,17 @@ class NodeMachine:
         self._settle(now_ns)
 
     def next_timer(self) -> int | None:
-        due, other = self.totem.next_timer(), self.fence.next_timer() if self._fences else None
-        return due if other is None else other if due is None else min(due, other)
+        due = (self.totem.next_timer(), self.disk.next_timer(), self.fence.next_timer() if self._fences else None)
+        return min((t for t in due if t is not None), default=None)
 
     def handle_timer(self, now_ns: int) -> None:
         due = self.totem.next_timer()
         if due is not None and due <= now_ns:
             self.totem.handle_timer(now_ns)
+        if self.disk.late(now_ns):
+            self._log("CMAN", "lost contact with quorum device: no word of its master in time", warning=True)
+            self._disk_changed()
+        self._resign(now_ns)
         if self._fences:
             self.fence.handle_timer(now_ns)
         self._settle(now_ns)
@@ -210,6 +220,12 @@ class NodeMachine:
         self.fence.result(nodeid, success, says, now_ns)
         self._settle(now_ns)
 
+    def disk_word(self, until_ns: int, now_ns: int) -> None:
+        """The quorum disk's votes are this node's, as its master, until then; 0: they are not."""
+        ms = self.disk.promise(until_ns, now_ns)
+        if ms is not None and self.totem.state is not totem.State.LEFT:
+            self.control(now_ns, t="qdisk", view=self._generation, ms=ms)
+
     # What it is like now
 
     @property
@@ -239,7 +255,14 @@ class NodeMachine:
             [addresses[self.me]] if self.me in addresses else [])
 
     def nodes(self, addresses: Mapping[int, str]) -> list[Node]:
-        return self.roster.rows(self.config, self.quorum.config.votes, addresses)
+        """The quorum disk first, as node 0, if there is one."""
+        rows, votes = self.roster.rows(self.config, self.quorum.config.votes, addresses), self.config.disk_votes
+        if not votes:
+            return rows
+        name = self.config.text("quorumd", "cman_label") or self.disk_name or self.config.text("quorumd", "device") \
+            or self.config.text("quorumd", "label") or "Quorum Disk"
+        state = NodeState.MEMBER if self.disk.ours else NodeState.DEAD
+        return [Node(0, name, state.value, 0, self._disk_since_s, votes, [], "", 0, 0, ""), *rows]
 
     def name_of(self, nodeid: int) -> str:
         node = self.config.node_by_id(nodeid)
@@ -330,6 +353,8 @@ class NodeMachine:
         if not self._lives_due:
             self._came_quorate = self._was_quorate
         self._undefer(now_ns)
+        self.disk.ring(change.members, change.left)
+        self._disk_changed()
         self.quorum.membership(change.members, change.left)
         self._lives, self._lives_due = {}, due
         if due:
@@ -384,9 +409,26 @@ class NodeMachine:
             self._log("CMAN", f"node {self.name_of(nodeid)} joined")
         self.spread.view_changed(self._generation, change.members)
         self.fence.left(change.left)
+        if (ms := self.disk.again(now_ns)) is not None:
+            self._send(CONTROL + msgpack.packb({"t": "qdisk", "view": self._generation, "ms": ms}), now_ns)
         self._was_quorate = self.quorum.quorate
         self._fence_stale = True
         self._effects.append(Changed())
+
+    def _resign(self, now_ns: int) -> None:
+        """Our word as the disk's master has run out, if it has."""
+        if (ms := self.disk.ended(now_ns)) is not None:
+            self._send(CONTROL + msgpack.packb({"t": "qdisk", "view": self._generation, "ms": ms}), now_ns)
+
+    def _disk_changed(self) -> None:
+        """The disk's votes as they are now; nothing if that is no news."""
+        if self.disk.ours == self.quorum.qdisk_alive:
+            return
+        self._disk_since_s = self._wall_s() if self.disk.ours else 0
+        master = self.name_of(self.disk.holder)
+        self._log("CMAN", f"quorum device registered, its master is {master}" if self.disk.ours else
+                  "quorum device unregistered", warning=not self.disk.ours)
+        self.quorum.quorum_disk(self.disk.ours)
 
     def _look_at_victims(self, now_ns: int) -> None:
         """When all have said where they come from; that quorum is lost needs no more words."""
@@ -448,7 +490,8 @@ class NodeMachine:
     def _receive_control(self, sender: int, payload: bytes, now_ns: int) -> None:
         try:
             message = msgpack.unpackb(payload, strict_map_key=False)
-            if self._lives_due and message["t"] in ("votes", "expected", "fenced", "fencing", "unfenced"):
+            if self._lives_due and message["t"] in ("votes", "expected", "qdisk", "fenced", "fencing",
+                                                         "unfenced"):
                 self._deferred = [*self._deferred, (sender, payload)][-BACKLOG_MAX:]
                 return
             self._do_control(sender, message, now_ns)
@@ -483,6 +526,11 @@ class NodeMachine:
                 expected = _votes(message["votes"], VOTES_MAX * NODES_MAX)
                 self.quorum.set_expected(expected)
                 self._log("CMAN", f"expected votes set to {expected} by {self.name_of(sender)}")
+            case "qdisk":
+                # Said in another ring: who is master still says it again in this one.
+                if int(message["view"]) == self._generation:
+                    self.disk.heard(sender, _votes(message["ms"], LEASE_MS_MAX), now_ns)
+                    self._disk_changed()
             case "life":
                 self._receive_life(sender, message, now_ns)
             case "fenced":

@@ -105,3 +105,42 @@ class FenceDomainView(_Told):
                        [VictimView.of(v) for v in told["victims"]], told["history"])
         except (KeyError, TypeError) as e:
             raise ProtocolError(f"{cls.__name__} without {e}") from e
+
+
+@dataclass(frozen=True, slots=True)
+class HeuristicView(_Told):
+    """A program that rates this node."""
+
+    program: str
+    score: int
+    up: bool
+    misses: int
+    says: str                   # how its last run went
+
+
+@dataclass(frozen=True, slots=True)
+class QdiskView(_Told):
+    """This node's part in the quorum disk."""
+
+    configured: bool
+    device: str
+    label: str
+    state: str                  # "none", "init", "run", "master"
+    master: int                 # node id, 0: there is none
+    score: int
+    score_max: int
+    score_needed: int
+    counts: bool                # whether its votes are this ring's
+    visible: list[int]          # other nodes that are alive on the disk
+    hung_s: int                 # how long a read or write has hung, 0: none does
+    trouble: str                # what is wrong with the disk, for people
+    heuristics: list[HeuristicView]
+
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Self:
+        """Raises ProtocolError."""
+        try:
+            plain = {f.name: told[f.name] for f in dataclasses.fields(cls)}
+            return cls(**{**plain, "heuristics": [HeuristicView.of(h) for h in told["heuristics"]]})
+        except (KeyError, TypeError) as e:
+            raise ProtocolError(f"{cls.__name__} without {e}") from e

@@ -2,7 +2,8 @@
 
     lab up [--nodes N] [--disk loop|iscsi] [--size SIZE] [--file ROOM.toml] [--start]
     lab status | exec NODE -- COMMAND | shell NODE | logs [NODE] | power on|off|cycle|crash|status NODE...
-    lab partition GROUP [GROUP...] | heal | loss PERCENT | delay MS | freeze NODE | thaw NODE | disk cut|restore NODE
+    lab partition GROUP [GROUP...] | heal | loss PERCENT | delay MS | freeze NODE | thaw NODE
+    lab disk cut|hang|restore NODE
     lab demo [--nodes N] [--disk loop|iscsi] [--keep]
     lab down
 
@@ -91,8 +92,8 @@ def build_parser() -> argparse.ArgumentParser:
         fault.add_argument("--one-way", action="store_true")
     for name, help_text in (("freeze", "stop every process of a node where it stands"), ("thaw", "let it go on")):
         add(name, help_text).add_argument("nodes", nargs="+", metavar="NODE")
-    disk = add("disk", "pull or plug in a node's cable to the shared disk")
-    disk.add_argument("action", choices=("cut", "restore"))
+    disk = add("disk", "pull a node's cable to the shared disk, or let its disk hang, or mend both")
+    disk.add_argument("action", choices=("cut", "hang", "restore"))
     disk.add_argument("nodes", nargs="+", metavar="NODE")
     return parser
 
@@ -245,6 +246,8 @@ def do_node(args: argparse.Namespace) -> int:
             room.freeze(node)
         elif args.command == "thaw":
             room.thaw(node)
+        elif args.action == "hang":
+            room.hang_disk(node)
         else:
             room.disk(node, cut=args.action == "cut")
     return 0

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from lab import build, keeper, loops, network, remains
+from lab import build, keeper, loops, network, remains, throttle
 from lab.build import Progress
 from lab.errors import LabError
 from lab.place import DEFAULT_NAME, Place
@@ -300,8 +300,24 @@ class Lab:
             self.request("partition" if cut else "heal", groups=pair)
             return
         self.topology.machine(node)
-        for number in self._loops().get(node, {}).values():
+        numbers = list(self._loops().get(node, {}).values())
+        if not cut:
+            throttle.lift(numbers)
+        for number in numbers:
             loops.limit(number, loops.CUT_BYTES if cut else 0)
+
+    def hang_disk(self, node: str, *disks: str) -> None:
+        """What the node asks of these parts of the shared disk, or of all, waits until disk(node, cut=False).
+
+        Switching the node off or on again mends it, too. Raises LabError.
+        """
+        if self.topology.disk_kind == "iscsi":
+            raise LabError("a disk over iSCSI hangs when its network is cut: disk cut")
+        self.topology.machine(node)
+        found = self._loops().get(node, {})
+        if unknown := [d for d in disks if d not in found]:
+            raise LabError(f"there is no disk {unknown[0]} in this room: it has {' '.join(found)}")
+        throttle.hang([n for d, n in found.items() if not disks or d in disks], remains.room_pids(self.place))
 
     # -- the cluster
 

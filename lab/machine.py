@@ -13,7 +13,7 @@ from pathlib import Path
 
 import trio
 
-from lab import cgroups, network, remains, rootfs, syscalls
+from lab import cgroups, network, remains, rootfs, syscalls, throttle
 from lab.errors import LabError
 from lab.place import Place, stat_fields
 from lab.topology import Node, Topology
@@ -64,6 +64,7 @@ class Machine:
         self.state = "off"
         self.frozen = False
         self.boots = 0
+        self.ended_by = 0               # the signal that its last pid 1 ended by
         self.lock = trio.Lock()
         self._spec = spec
         self._run = run
@@ -169,10 +170,11 @@ class Machine:
                 foreign = remains.host_fuse()
                 connections = [c for c in remains.fuse_connections(pids) if c not in foreign]
                 process.kill()
+                throttle.lift(self._loops())        # who waits for a disk that hangs dies when it is served
                 await self._dead(fd, pids, connections)
             finally:
                 os.close(fd)
-            process.wait()
+            self.ended_by = -min(0, process.wait())
             self._process = None
             if self._group:
                 cgroups.freeze(self._group, False)
@@ -189,6 +191,14 @@ class Machine:
             except LabError:
                 if port in (name for _, name in socket.if_nameindex()):
                     raise
+
+    def _loops(self) -> list[int]:
+        """The numbers of its loop devices."""
+        try:
+            found = json.loads((self.place.path / "loops.json").read_text())
+        except (OSError, ValueError):
+            return []
+        return [int(n) for n in found.get(self.node.name, {}).values()]
 
     def _pids(self) -> list[int]:
         try:

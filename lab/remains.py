@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from gfs2py.fuse import control as fuse
-from lab import cgroups, loops, syscalls
+from lab import cgroups, loops, syscalls, throttle
 from lab.errors import LabError
 from lab.place import Place, Process, stat_fields
 
@@ -131,6 +131,7 @@ def kill_room(place: Place) -> None:
     pids = pids_below(top) if top else []
     foreign = host_fuse()
     connections = [c for c in fuse_connections(pids) if c not in foreign]
+    throttle.lift(loops.below(str(place.disks)))        # who waits for such a disk could not be killed
     # The room first: were the keeper first, the room would die of that and be reaped by nobody we wait for.
     for process in reversed(processes):
         _signal(process, signal.SIGKILL)
@@ -158,6 +159,7 @@ def alive(pid: int) -> bool:
 def release_kernel_objects(place: Place) -> None:
     """Cgroups and loop devices. Raises OSError."""
     cgroups.remove(cgroups.path_of(place.name))
+    throttle.lift(loops.below(str(place.disks)))
     for number in loops.below(str(place.disks)):
         loops.detach(number)
 

@@ -14,6 +14,7 @@ import array
 import json
 import os
 import random
+import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -34,6 +35,8 @@ from lab.topology import SWITCH_ADDRESS, Topology, from_json
 PACKET_BYTES_MAX = 64 << 10
 CLIENTS_MAX = 64
 TELNET_PORT = 23
+# Source: kernel/pid_namespace.c reboot_pid_ns.
+_REBOOT_SIGNALS: dict[int, str] = {signal.SIGHUP: "reboot", signal.SIGINT: "poweroff"}
 
 Request = dict[str, Any]
 Answer = dict[str, object]
@@ -93,6 +96,8 @@ class Room:
                 return
             try:
                 await machine.kill()
+                # reboot(2) of a process in the node ends its pid 1 by a signal that says what was asked for.
+                why = why or _REBOOT_SIGNALS.get(machine.ended_by, "")
                 if why not in ("reboot", "poweroff"):
                     self._crashed(machine, why or "pid 1 was killed")
                     return

@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 
 from cman.ccs.element import Element, parse
 from cman.ccs.problems import ConfigError, Problem
-from cman.ccs.settings import ATTRIBUTE_MAX, NODES_MAX, SECTIONS, Kind, Section, Setting, default
+from cman.ccs.settings import ATTRIBUTE_MAX, NODES_MAX, SECONDS_MIN, SECTIONS, Kind, Section, Setting, default
 from cman.quorum import QuorumConfig
 from cman.totem.config import TotemConfig
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]*|_[A-Za-z0-9._:-]+")
 # What stands before a packet of the membership protocol on the wire, seal included.
 _HEADERS_BYTES = 100
+# Slots of a quorum disk (cman.qdisk.ondisk), and programs that rate a node.
+DISK_NODES_MAX = 16
+HEURISTICS_MAX = 10
 _YES, _NO = ("1", "yes", "on", "true"), ("0", "no", "off", "false")
 
 
@@ -63,6 +66,12 @@ class Config:
     def number(self, path: str, attribute: str) -> int | None:
         found = self.text(path, attribute)
         return None if found is None else int(found)
+
+    def milliseconds(self, path: str, attribute: str) -> int:
+        """Of an attribute in seconds that has a default."""
+        found = self.text(path, attribute)
+        assert found is not None, "the table has a default"
+        return round(float(found) * 1000)
 
     def flag(self, path: str, attribute: str) -> bool:
         return self.text(path, attribute) in _YES
@@ -134,7 +143,10 @@ def problem_with(setting: Setting, value: str) -> str | None:
     """What is wrong with an attribute's text, None when it is right."""
     if len(value) > ATTRIBUTE_MAX:
         return f"{len(value)} characters: at most {ATTRIBUTE_MAX}"
-    if setting.kind is Kind.NUMBER:
+    if setting.kind is Kind.SECONDS:
+        if not re.fullmatch(r"\d{1,6}(\.\d{1,3})?", value, re.ASCII) or not SECONDS_MIN <= float(value) <= setting.high:
+            return f"wanted seconds from {SECONDS_MIN} to {setting.high}, with three decimals at most"
+    elif setting.kind is Kind.NUMBER:
         if not re.fullmatch(r"\d{1,10}", value, re.ASCII) or not setting.low <= int(value) <= setting.high:
             return f"wanted a number from {setting.low} to {setting.high}"
     elif setting.kind is Kind.FLAG:
@@ -240,9 +252,28 @@ def _cross_checks(root: Element, check: _Check) -> None:
             check.complain(cman, "two_node needs expected_votes=\"1\"")
         if len(nodes) > 2:
             check.complain(cman, f"two_node with {len(nodes)} nodes")
-    disk = root.first("quorumd")
-    if disk is not None and not {"label", "device"} & set(disk.attributes):
+    if (disk := root.first("quorumd")) is not None:
+        _check_disk(disk, nodes, check)
+
+
+def _check_disk(disk: Element, nodes: list[Element], check: _Check) -> None:
+    if not {"label", "device"} & set(disk.attributes):
         check.complain(disk, "<quorumd> needs a label or a device")
+    for node in nodes:
+        if (nodeid := _whole(node.attributes.get("nodeid"))) > DISK_NODES_MAX:
+            check.complain(node, f"<clusternode> nodeid=\"{nodeid}\": a quorum disk has places for the ids 1 to "
+                                 f"{DISK_NODES_MAX}")
+    programs = list(disk.all("heuristic"))
+    if len(programs) > HEURISTICS_MAX:
+        check.complain(programs[HEURISTICS_MAX], f"{len(programs)} <heuristic>, at most {HEURISTICS_MAX}")
+    most = sum(_whole(p.attributes.get("score"), 1) for p in programs) if programs else 1
+    if (least := _whole(disk.attributes.get("min_score"))) > most:
+        check.complain(disk, f"<quorumd> min_score=\"{least}\": the scores of all heuristics make {most}")
+
+
+def _whole(text: str | None, otherwise: int = 0) -> int:
+    """What is no number has been complained of already."""
+    return int(text) if text is not None and re.fullmatch(r"\d{1,10}", text, re.ASCII) else otherwise
 
 
 def load(data: bytes, name: str = "cluster.conf") -> Config:

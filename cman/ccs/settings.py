@@ -17,6 +17,7 @@ class Kind(Enum):
     TEXT = "text"
     NAME = "name"               # letters, digits, - _ . :
     NUMBER = "number"
+    SECONDS = "seconds"         # a number that may have up to three decimals
     FLAG = "flag"               # 1 0 yes no on off true false
     CHOICE = "choice"
     ADDRESS = "address"         # IPv4 or IPv6
@@ -61,6 +62,7 @@ VOTES_MAX = 255
 VERSION_MAX = 2**31 - 1
 CLUSTER_NAME_MAX = 32           # what a GFS2 lock table has room for
 ATTRIBUTE_MAX = 4096
+SECONDS_MIN = 0.05
 
 
 def _number(name: str, default: int | None, low: int, high: int, meaning: str, required: bool = False) -> Setting:
@@ -120,7 +122,8 @@ SECTIONS: tuple[Section, ...] = (
         _choice("transport", "udp", "udp udpu", "udp: multicast; udpu: a copy to each member, for networks without."),
         _text("keyfile", "File with the cluster's key.", high=1024, default="/etc/cluster/cluster.key"),
         _number("quorum_dev_poll", 10000, 100, 3_600_000,
-                "Milliseconds without word from the quorum disk after which its votes are gone."),
+                "Milliseconds that a word of the quorum disk's master holds, at most interval*tko of `quorumd`: after "
+                "them its votes are gone, and another node may become master."),
         _number("shutdown_timeout", 5000, 100, 600_000, "Milliseconds that subsystems have to agree to a leave."),
         *_idle("upgrading disallowed ccsd_poll debug_mask hash_cluster_id nodename broadcast disable_openais"))),
     Section("cluster/cman/multicast", "Where members meet.", _MULTICAST),
@@ -146,24 +149,27 @@ SECTIONS: tuple[Section, ...] = (
         _address("bindnetaddr", "Network or own address; default: the address of this node's name."),
         *_idle("ringnumber mcastaddr mcastport broadcast")), many=True),
     Section("cluster/quorumd", "The quorum disk.", (
-        _number("interval", 1, 1, 3600, "Seconds between two cycles of reading and writing."),
+        Setting("interval", Kind.SECONDS, "1", "Seconds between two cycles of reading and writing, such as 1 or 0.2.",
+                0, 3600),
         _number("tko", 10, 2, 1000, "Cycles that a node may miss before it is declared dead."),
-        _number("tko_up", None, 1, 1000, "Cycles until a node counts as back; default tko/3."),
+        _number("tko_up", None, 1, 1000, "Cycles until a node counts as back; default tko/3, at least 2."),
         _number("upgrade_wait", 2, 1, 1000, "Cycles before a bid to be master."),
-        _number("master_wait", None, 1, 1000, "Cycles to wait for votes for a bid; default tko/2."),
+        _number("master_wait", None, 1, 1000,
+                "Cycles to wait for votes for a bid; default tko/2, always more than tko_up."),
         _number("votes", None, 0, VOTES_MAX, "Votes of the disk; default one less than there are nodes."),
         _number("min_score", None, 0, 10_000, "Least score to stay; default (sum of scores + 1)/2."),
         _text("label", "Label that mkqdisk gave; wins over `device`."),
         _text("device", "The device.", high=1024),
         _text("cman_label", "The disk's name in lists of nodes.", high=64),
-        _text("status_file", "File for a human-readable state.", high=1024),
+        _text("status_file", "File for a human-readable state, written anew in each cycle.", high=1024),
         _flag("allow_kill", True, "Let the cluster evict nodes that do not write."),
-        _flag("reboot", True, "Reboot when the score falls too low."),
-        _flag("paranoid", False, "Reboot when cycles take too long."),
-        _flag("master_wins", False, "With two nodes: the master survives."),
-        _flag("stop_cman", False, "Leave the cluster when the disk is not found."),
-        _number("max_error_cycles", 0, 0, 100_000, "End after this many cycles with errors; 0: never."),
-        _flag("io_timeout", False, "End when a write takes longer than interval*tko."),
+        _flag("reboot", True, "Reboot when the score falls too low; otherwise only the disk's votes are given up."),
+        _flag("paranoid", False, "Reboot when a cycle takes longer than interval*tko."),
+        _flag("master_wins", False,
+              "With two nodes: the master survives. Always so here: only the master's side has the votes."),
+        _flag("stop_cman", False, "Leave the cluster when the disk is not found at start."),
+        _number("max_error_cycles", 0, 0, 100_000, "End cman after this many cycles with errors; 0: never."),
+        _flag("io_timeout", False, "End cman when a read or write takes longer than interval*tko."),
         *_idle("scheduler priority use_uptime log_level log_facility"))),
     Section("cluster/quorumd/heuristic", "A program whose success is worth points.", (
         _text("program", "Run by `sh -c`; exit status 0 is success.", required=True, high=ATTRIBUTE_MAX),
@@ -283,6 +289,8 @@ def markdown() -> str:
 def _kind(setting: Setting) -> str:
     if setting.kind is Kind.NUMBER:
         return f"{setting.low} to {setting.high}"
+    if setting.kind is Kind.SECONDS:
+        return f"{SECONDS_MIN} to {setting.high}"
     return " or ".join(setting.choices) if setting.kind is Kind.CHOICE else setting.kind.value
 
 

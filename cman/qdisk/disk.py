@@ -12,7 +12,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cman.qdisk.ondisk import SECTOR_BYTES_MIN, Header, QdiskError, disk_bytes, offset_of, unpack_header
+from cman.qdisk.ondisk import (
+    SECTOR_BYTES_MIN,
+    SLOTS,
+    Header,
+    QdiskError,
+    block_bytes,
+    disk_bytes,
+    offset_of,
+    unpack_header,
+)
 
 _BLKSSZGET = 0x1268
 _DEPTH_MAX = 4
@@ -35,6 +44,7 @@ class Disk:
             self.size = os.lseek(self._fd, 0, os.SEEK_END)
             # Page-aligned, as direct I/O wants it.
             self._buffer = mmap.mmap(-1, max(self.sector_bytes, mmap.PAGESIZE))
+            self._wide = mmap.mmap(-1, SLOTS * block_bytes(self.sector_bytes))
         except BaseException:
             os.close(self._fd)
             raise
@@ -70,6 +80,30 @@ class Disk:
 
     def write_block(self, nodeid: int, data: bytes) -> None:
         self.write_at(offset_of(nodeid, self.sector_bytes), data)
+
+    def read_all(self) -> dict[int, bytes]:
+        """All nodes' blocks by one call; where that fails, those that can be read one by one."""
+        step = block_bytes(self.sector_bytes)
+        view = memoryview(self._wide)
+        try:
+            got = os.preadv(self._fd, [view], step)
+        except OSError:
+            got = 0
+        finally:
+            view.release()
+        if got == len(self._wide):
+            return {n: bytes(self._wide[(n - 1) * step:(n - 1) * step + self.sector_bytes])
+                    for n in range(1, SLOTS + 1)}
+        found: dict[int, bytes] = {}
+        error: OSError | None = None
+        for nodeid in range(1, SLOTS + 1):
+            try:
+                found[nodeid] = self.read_block(nodeid)
+            except OSError as e:
+                error = e
+        if error is not None and not found:
+            raise error
+        return found
 
     def header(self) -> Header:
         """Raises QdiskError, OSError."""
@@ -131,3 +165,13 @@ def scan(folder: Path = Path("/dev")) -> list[Found]:
         except (OSError, QdiskError):
             continue
     return sorted(found, key=lambda f: f.paths[-1])
+
+
+def find(label: str, folder: Path = Path("/dev")) -> str:
+    """The device with this label. Raises QdiskError when there is none, or more than one."""
+    found = [f for f in scan(folder) if f.header.label == label]
+    if not found:
+        raise QdiskError(f"no device has the label {label!r}")
+    if len(found) > 1:
+        raise QdiskError(f"more than one device has the label {label!r}: {', '.join(f.paths[-1] for f in found)}")
+    return found[0].paths[-1]

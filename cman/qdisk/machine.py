@@ -3,10 +3,10 @@
 Once per interval the owner reads all blocks and calls cycle() with them; what comes back is written. A node's life is
 seen by its block's timestamp changing. The rules are those of qdiskd, so that its nodes and ours could share a disk:
 
-    INIT for tko cycles, then RUN as long as the score suffices, else NONE.
+    INIT for some cycles, then RUN as long as the score suffices, else NONE.
     RUN, no master, lowest id, upgrade_wait over --> BID; the others ACK the lowest bidder below them
     ACK of every other running node, and master_wait cycles since the bid --> MASTER; a lower bidder: give way
-    two masters: the one with the higher id abdicates
+    two masters: the one with the higher id abdicates, one that was held up for longer than its lease does so, too
     more than tko cycles without a change: dead. The master writes EVICT into the block and has cman kill the node.
 
 The master's mask says who may count the disk's votes: nodes that it sees on the disk *and* in its ring. So of a
@@ -14,6 +14,11 @@ partition only the master's side has them. What is new here: `gone`, the nodes t
 left in order, are dead at once, without tko cycles; so the disk has a new master, and keeps its votes, when the old
 one was fenced a second ago. What a node saw of a dead one's life it does not believe again: an evicted node that
 writes on with its old incarnation is evicted again.
+
+And the lease: what a master says of votes holds for `lease_ns` from the beginning of the cycle that last wrote its
+block, and a master that was held up for longer abdicates before it says anything. So for elections a node counts as
+silent as soon as its block has stood still for certainly longer than that; to be evicted takes tko cycles as ever. With
+a short lease (quorum_dev_poll) the votes of a dead master's disk come back soon, although tko is long.
 """
 
 from __future__ import annotations
@@ -25,13 +30,14 @@ from typing import TypeAlias
 from cman.qdisk.ondisk import SLOTS, Message, NodeState, Status
 
 NUMBER_MASK = 0xFFFF
+MS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class QdiskConfig:
-    """As in <quorumd>; 0 stands for the default. Cycles, but for `interval_s`."""
+    """As in <quorumd>; 0 stands for the default. Cycles, but for what has a unit."""
 
-    interval_s: int = 1
+    interval_ms: int = 1000
     tko: int = 10
     tko_up: int = 0
     upgrade_wait: int = 2
@@ -40,11 +46,31 @@ class QdiskConfig:
     allow_kill: bool = True
     reboot: bool = True
     max_error_cycles: int = 0
+    poll_ms: int = 10_000           # quorum_dev_poll
 
     def __post_init__(self) -> None:
-        if self.tko < 2 or self.interval_s < 1 or self.upgrade_wait < 1:
-            raise ValueError(f"interval {self.interval_s}, tko {self.tko}, upgrade_wait {self.upgrade_wait}: at least "
-                             "1, 2 and 1")
+        if self.tko < 2 or self.interval_ms < 1 or self.upgrade_wait < 1 or self.poll_ms < 1:
+            raise ValueError(f"interval {self.interval_ms} ms, tko {self.tko}, upgrade_wait {self.upgrade_wait}, poll "
+                             f"{self.poll_ms} ms: at least 1, 2, 1 and 1")
+
+    @property
+    def limit_ns(self) -> int:
+        """How long a node may be without a sign until it is dead."""
+        return self.tko * self.interval_ms * MS
+
+    @property
+    def lease_ns(self) -> int:
+        return min(self.poll_ms * MS, self.limit_ns)
+
+    @property
+    def cycles_silent(self) -> int:
+        """Cycles without a change that certainly took longer than the lease."""
+        return -(-self.lease_ns // (self.interval_ms * MS)) + 2
+
+    @property
+    def cycles_init(self) -> int:
+        """Until a new node knows who is there."""
+        return min(self.tko, max(self.cycles_silent, self.cycles_up + 1))
 
     @property
     def cycles_up(self) -> int:
@@ -84,12 +110,19 @@ class Reboot:
 
 
 @dataclass(frozen=True, slots=True)
+class Stop:
+    """Effect: this node has to leave the disk and the cluster, without a restart of the machine."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class QdiskLog:
     text: str
     warning: bool = False
 
 
-Effect: TypeAlias = Write | Votes | Kill | Reboot | QdiskLog
+Effect: TypeAlias = Write | Votes | Kill | Reboot | Stop | QdiskLog
 
 
 @dataclass(slots=True)
@@ -126,35 +159,69 @@ class QdiskMachine:
         self._mask: frozenset[int] = frozenset()
         self._master_mask: frozenset[int] = frozenset()
         self._errors = 0
+        self._evicted: set[int] = set()         # in this cycle
+        self._certain = False           # the last cycle read all blocks
+        self._wrote_ns: int | None = None
+        self._score = (0, 0)
         self._effects: list[Effect] = []
 
     # Inputs
 
     def cycle(self, blocks: Mapping[int, Status | None], score: tuple[int, int], ring: Collection[int],
-              gone: Collection[int], timestamp: int) -> list[Effect]:
+              gone: Collection[int], timestamp: int, now_ns: int) -> list[Effect]:
         """One interval. blocks: of each node, None where it cannot be read; score: ours and the greatest possible.
 
         ring: cman's members; gone: nodes that are known not to be at work. timestamp: differs from the last one.
+        now_ns: monotonic, before the blocks were read.
         """
+        self._score = score
         errors = any(blocks.get(n) is None for n in range(1, SLOTS + 1))
         mine = blocks.get(self.me)
         if mine is not None and self._struck(mine):
             return self._done()
         self._cycles += 1
+        self._evicted.clear()
         for nodeid, seen in self.nodes.items():
             status = blocks.get(nodeid)
             if status is not None:
                 self._look(nodeid, seen, status, nodeid in gone)
         self._mask = frozenset(n for n, s in self.nodes.items() if s.state >= NodeState.RUN)
+        if self._wrote_ns is not None and now_ns - self._wrote_ns > self.config.lease_ns:
+            self._held_up()
         self._rate(*score)
         self._elect(ring, errors)
-        self._errors = self._errors + 1 if errors else 0
-        if errors and self.config.max_error_cycles and self._errors >= self.config.max_error_cycles:
-            self._effects.append(Reboot(f"the quorum disk had errors in {self._errors} cycles running"))
+        self._certain = not errors
+        if errors:
+            self._errors += 1
+            self._too_many_errors()
         if self.state >= NodeState.RUN:
             self._mask |= {self.me}
         self._effects.append(Write(self._status(timestamp)))
         return self._done()
+
+    def wrote(self, began_ns: int) -> None:
+        """The block of the cycle that began then is on the disk."""
+        if self._certain:
+            self._wrote_ns, self._errors = began_ns, 0
+
+    def failed(self) -> list[Effect]:
+        """All could be read, but our block could not be written."""
+        self._errors += 1
+        self._too_many_errors()
+        return self._done()
+
+    def votes_until_ns(self) -> int:
+        """When the votes are ours no longer unless another block is written; 0: they are not ours to give."""
+        if self.state is not NodeState.MASTER or self._wrote_ns is None:
+            return 0
+        return self._wrote_ns + self.config.lease_ns
+
+    @property
+    def counted(self) -> frozenset[int]:
+        """Nodes that the master sees on the disk and in its ring."""
+        if self.state is NodeState.MASTER:
+            return self._master_mask
+        return self.nodes[self.master].last.master_mask if self.master in self.nodes else frozenset()
 
     def leave(self, timestamp: int) -> Status:
         """The last block of a node that goes in order."""
@@ -173,7 +240,23 @@ class QdiskMachine:
 
     def _status(self, timestamp: int) -> Status:
         return Status(self.me, self.me, timestamp, self.state, self.incarnation, self._message, self._number,
-                      self._argument, self._mask, self._master_mask)
+                      self._argument, self._mask, self._master_mask, *self._score)
+
+    def _too_many_errors(self) -> None:
+        if self.config.max_error_cycles and self._errors >= self.config.max_error_cycles:
+            self._effects.append(Stop(f"the quorum disk had errors in {self._errors} cycles running"))
+
+    def _held_up(self) -> None:
+        """What we were in an election, others may be by now."""
+        if self.state is NodeState.MASTER:
+            self._log("No longer master: the last block was written too long ago", warning=True)
+        if self.state >= NodeState.RUN:
+            self._lower(NodeState.RUN)
+        self._wrote_ns = None
+
+    def _silent(self, seen: _Seen) -> bool:
+        """Too long without a sign to have a say."""
+        return seen.misses >= self.config.cycles_silent
 
     def _struck(self, mine: Status) -> bool:
         """Somebody has evicted us while we were away."""
@@ -223,6 +306,7 @@ class QdiskMachine:
             self._evict(nodeid, status)
 
     def _evict(self, nodeid: int, status: Status) -> None:
+        self._evicted.add(nodeid)
         self._log(f"Writing eviction notice for node {nodeid}", warning=True)
         self._effects.append(Write(replace(status, written_by=self.me, state=NodeState.EVICT, message=Message.NONE,
                                            mask=frozenset(), master_mask=frozenset())))
@@ -238,7 +322,7 @@ class QdiskMachine:
         self._upgrade = max(0, self._upgrade - 1)
         need = self.config.min_score or (score_max + 1) // 2
         if self.state is NodeState.INIT:
-            if self._cycles <= self.config.tko:
+            if self._cycles <= self.config.cycles_init:
                 return
             self._log(f"Initial score {score}/{score_max}")
             self.state = NodeState.NONE
@@ -260,7 +344,7 @@ class QdiskMachine:
         self._say(Message.NONE)
 
     def _elect(self, ring: Collection[int], errors: bool) -> None:
-        masters = sorted(n for n, s in self.nodes.items() if s.state is NodeState.MASTER)
+        masters = sorted(n for n, s in self.nodes.items() if s.state is NodeState.MASTER and not self._silent(s))
         if masters and self.state is NodeState.MASTER and masters[0] < self.me:
             self._log("Master conflict: abdicating", warning=True)
             self._lower(NodeState.RUN)
@@ -269,6 +353,11 @@ class QdiskMachine:
         self.master = min(masters, default=0)
         if self.state is NodeState.MASTER:
             self._master_mask = frozenset(n for n in self._mask | {self.me} if n in ring)
+            for nodeid, seen in self.nodes.items():
+                # Found dead when there was no master, and still at work in the ring.
+                if nodeid in ring and seen.last.state >= NodeState.INIT and nodeid not in self._evicted \
+                        and seen.dead_incarnation == seen.last.incarnation:
+                    self._evict(nodeid, seen.last)
             if not errors:
                 self._effects.append(Votes(True))
         elif self.master:
@@ -277,12 +366,12 @@ class QdiskMachine:
                 self._say(Message.NONE, self._number)
             if self.state is NodeState.RUN and not errors:
                 self._effects.append(Votes(self.me in self.nodes[self.master].last.master_mask))
-        elif self.state is NodeState.RUN:
+        elif self.state is NodeState.RUN and not errors:
             self._bid()
 
     def _bid(self) -> None:
         """There is no master."""
-        running = {n: s for n, s in self.nodes.items() if s.state >= NodeState.RUN}
+        running = {n: s for n, s in self.nodes.items() if s.state >= NodeState.RUN and not self._silent(s)}
         lower = sorted(n for n, s in running.items() if n < self.me and s.last.message is Message.BID)
         if lower:
             self._bidding = 0
@@ -293,7 +382,7 @@ class QdiskMachine:
                     and s.last.number == self._number]
             if len(acks) == len(running) and self._bidding >= self.config.cycles_master:
                 self._log("Assuming master role")
-                self.state, self._bidding = NodeState.MASTER, 0
+                self.state, self.master, self._bidding = NodeState.MASTER, self.me, 0
                 self._say(Message.NONE, self._number)
         elif not self._upgrade and all(n > self.me for n in running):
             self._log("Making bid for master")

@@ -49,6 +49,7 @@ DLM_USER = "gfs2py.lock_dlm"
 PROJECT = ("gfs2py", "dlm", "cman", "rhcs_tools", "lab", "rgmanager", "lvs", "luci")
 # Machines decide and never do: no clock, socket, disk or generator of their own.
 PURE = ("dlm.core", "cman.cpg", "cman.quorum", "cman.node", "cman.roster", "cman.ccs.spread",
+        "cman.qdisk.machine", "cman.qdisk.ondisk", "cman.qdisk.votes",
         *(f"cman.totem.{name}" for name in ("circulation", "config", "core", "effects", "flow", "gather", "machine",
                                             "membership", "pack", "recovery", "ring", "wire")))
 IMPURE = ("trio", "socket", "time", "random", "os", "logging", "threading")

@@ -23,6 +23,8 @@ from rhcs_tools.launch import NotStarted, log_path, start
 COLUMN = 60
 QUORUM_LIMIT_S = 45.0           # environment CMAN_QUORUM_TIMEOUT; 0: do not wait
 STOP_LIMIT_S = 60.0
+DISK_LIMIT_S = 15.0
+POLL_S = 0.1
 NOT_RUNNING = 3                 # LSB: the status of a service that is stopped
 
 
@@ -135,9 +137,65 @@ def cman_status() -> int:
     return 0
 
 
+def _quorum_disk() -> None:
+    """Until cman has found the disk."""
+    deadline = time.monotonic() + DISK_LIMIT_S
+    while True:
+        try:
+            with Asker() as cman:
+                disk = cman.quorum_disk()
+        except Unreachable:
+            raise Step("cman is not running: the quorum disk is part of it") from None
+        if not disk.configured:
+            raise Step("cluster.conf has no <quorumd>")
+        if disk.state != "none":
+            return
+        if time.monotonic() > deadline:
+            raise Step(disk.trouble or "this node is no member of the cluster yet")
+        time.sleep(POLL_S)
+
+
+def qdiskd_start() -> int:
+    """The quorum disk's daemon is a task of cman: this waits until it has begun."""
+    title = "Starting the Quorum Disk Daemon:"
+    try:
+        _quorum_disk()
+    except Step as e:
+        say(title, False)
+        print(e, file=sys.stderr)
+        return 1
+    say(title, True)
+    return 0
+
+
+def qdiskd_stop() -> int:
+    if not _alive():
+        say("Stopping the Quorum Disk Daemon:", True)
+        return 0
+    say("Stopping the Quorum Disk Daemon:", False)
+    print("the quorum disk is part of cman and stops with it (service cman stop)", file=sys.stderr)
+    return 1
+
+
+def qdiskd_status() -> int:
+    try:
+        with Asker() as cman:
+            disk = cman.quorum_disk()
+    except Unreachable:
+        print("qdiskd is stopped")
+        return NOT_RUNNING
+    if disk.state == "none":
+        print(f"qdiskd is stopped{': ' if disk.trouble else ''}{disk.trouble}")
+        return NOT_RUNNING
+    print(f"qdiskd is running on {disk.device}: score {disk.score}/{disk.score_max}, "
+          + (f"node {disk.master} is the master" if disk.master else "no node is master yet"))
+    return 0
+
+
 # service -> action -> what does it
 SERVICES: dict[str, dict[str, Callable[[], int]]] = {
-    "cman": {"start": cman_start, "stop": cman_stop, "status": cman_status}}
+    "cman": {"start": cman_start, "stop": cman_stop, "status": cman_status},
+    "qdiskd": {"start": qdiskd_start, "stop": qdiskd_stop, "status": qdiskd_status}}
 
 
 def _others() -> Iterator[str]:

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from cman.qdisk.machine import Kill, QdiskConfig, QdiskLog, QdiskMachine, Reboot, Votes, Write
+from cman.qdisk.machine import MS, Kill, QdiskConfig, QdiskLog, QdiskMachine, Reboot, Stop, Votes, Write
 from cman.qdisk.ondisk import SLOTS, NodeState, Status
 
 GOOD = (1, 1)
@@ -40,6 +40,14 @@ class Room:
         del self.nodes[nodeid]
         del self.votes[nodeid]
 
+    @property
+    def now_ns(self) -> int:
+        return self.time * self.config.interval_ms * MS
+
+    def lease_of(self) -> list[int]:
+        """Who has the votes to give now."""
+        return [n for n, m in self.nodes.items() if m.votes_until_ns() > self.now_ns]
+
     def ring_of(self, nodeid: int) -> frozenset[int]:
         return self.rings.get(nodeid, frozenset(self.nodes))
 
@@ -52,21 +60,22 @@ class Room:
         for nodeid in order:
             if nodeid in self.nodes and nodeid not in skip:
                 self.turn(nodeid)
-        masters = [n for n, m in self.nodes.items() if m.state is NodeState.MASTER]
-        assert len(masters) <= 1, f"masters {masters}"
+        assert len(self.lease_of()) <= 1, f"{self.lease_of()} have the votes at the same time"
 
     def turn(self, nodeid: int) -> None:
-        machine = self.nodes[nodeid]
+        machine, now_ns = self.nodes[nodeid], self.now_ns
         for effect in machine.cycle(dict(self.disk), self.scores.get(nodeid, GOOD), self.ring_of(nodeid), self.gone,
-                                    self.time):
+                                    self.time, now_ns):
             match effect:
                 case Write(status):
                     self.disk[status.nodeid] = status
+                    if status.nodeid == nodeid and status.state is not NodeState.EVICT:
+                        machine.wrote(now_ns)
                 case Votes(ours):
                     self.votes[nodeid] = ours
                 case Kill(victim):
                     self.killed.append((nodeid, victim))
-                case Reboot(why):
+                case Reboot(why) | Stop(why):
                     self.rebooted[nodeid] = why
                     self.crash(nodeid)
                     return
@@ -224,6 +233,48 @@ def test_errors_without_end() -> None:
     assert made.rebooted == {}
     made.run(1)
     assert made.rebooted == {1: "the quorum disk had errors in 5 cycles running"}
+
+
+def test_a_short_lease_brings_a_new_master_before_the_old_one_is_dead() -> None:
+    """quorum_dev_poll of two cycles: the successor waits for that, and not for tko."""
+    made = Room(1, 2, 3, tko=20, tko_up=2, master_wait=3, poll_ms=2000)
+    made.run(30)
+    assert made.master() == 1
+    made.crash(1)
+    made.run(2 + 2 + 5)
+    assert made.nodes[2].state is NodeState.MASTER
+    assert (2, "Node 1 DOWN") not in made.said, "dead it is later"
+    made.run(20)
+    assert (2, "Node 1 DOWN") in made.said
+
+
+def test_a_master_that_was_held_up_gives_way() -> None:
+    made = Room(1, 2, 3, tko=20, tko_up=2, master_wait=3, poll_ms=2000)
+    made.run(30)
+    old = made.nodes[1]
+    for _ in range(10):
+        made.cycle(skip=frozenset({1}))
+    assert made.nodes[2].state is NodeState.MASTER
+    assert old.votes_until_ns() <= made.now_ns, "its word has run out"
+    made.cycle()
+    assert old.state is NodeState.RUN
+    assert (1, "No longer master: the last block was written too long ago") in made.said
+    made.run(5)
+    assert made.master() == 2, "the new one stays"
+
+
+def test_a_write_that_comes_late_gives_nobody_the_votes() -> None:
+    """The master's block lands after another one has become master."""
+    made = Room(1, 2, tko=20, tko_up=2, master_wait=3, poll_ms=2000)
+    made.run(30)
+    late = made.disk[1]
+    assert late is not None
+    for _ in range(10):
+        made.cycle(skip=frozenset({1}))
+    made.disk[1] = Status(1, 1, 5, NodeState.MASTER, late.incarnation, mask=late.mask, master_mask=late.master_mask)
+    made.cycle(skip=frozenset({1}))         # checks that no two have the votes
+    made.run(20)
+    assert len(made.lease_of()) == 1
 
 
 def test_ids_without_a_place() -> None:
