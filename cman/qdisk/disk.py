@@ -167,11 +167,17 @@ def scan(folder: Path = Path("/dev")) -> list[Found]:
     return sorted(found, key=lambda f: f.paths[-1])
 
 
-def find(label: str, folder: Path = Path("/dev")) -> str:
-    """The device with this label. Raises QdiskError when there is none, or more than one."""
+def find(label: str, preferred: str = "", folder: Path = Path("/dev")) -> str:
+    """The device with this label. Raises QdiskError when there is none, or when there are several disks.
+
+    Several devices may be paths to one disk: their headers are the same. Then the preferred one is taken, and a loop
+    device only when there is nothing else.
+    """
     found = [f for f in scan(folder) if f.header.label == label]
     if not found:
         raise QdiskError(f"no device has the label {label!r}")
-    if len(found) > 1:
-        raise QdiskError(f"more than one device has the label {label!r}: {', '.join(f.paths[-1] for f in found)}")
-    return found[0].paths[-1]
+    if any(f.header != found[0].header for f in found):
+        raise QdiskError(f"more than one disk has the label {label!r}: {', '.join(f.paths[-1] for f in found)}")
+    if any(preferred in f.paths for f in found):
+        return preferred
+    return min((f.paths[-1] for f in found), key=lambda path: ("/loop" in path, path))

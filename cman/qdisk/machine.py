@@ -272,7 +272,10 @@ class QdiskMachine:
                 seen.misses += 1
             else:
                 seen.misses, seen.seen = 0, seen.seen + (seen.timestamp is not None)
+        struck = status.state is NodeState.EVICT and seen.last.state is not NodeState.EVICT
         seen.timestamp, seen.last = status.timestamp, status
+        if struck and not seen.runs and status.incarnation and seen.dead_incarnation == status.incarnation:
+            self._log(f"Node {nodeid} evicted")
         new_life = bool(seen.incarnation) and seen.incarnation != status.incarnation
         if seen.runs and (status.state <= NodeState.EVICT or new_life):
             self._log(f"Node {nodeid} {'evicted' if status.state is NodeState.EVICT else 'shutdown'}")

@@ -67,7 +67,7 @@ class Medium(Protocol):
 
 def open_disk(settings: QdiskSettings) -> Disk:
     """By label or by name. Raises QdiskError, OSError."""
-    path = find(settings.label) if settings.label else settings.device
+    path = find(settings.label, settings.device) if settings.label else settings.device
     disk = Disk(path)
     try:
         disk.check_size()
