@@ -26,6 +26,7 @@ import trio
 from cman import client
 from cman.client import Reason
 from cman.views import Cluster
+from dlm import deadlock
 from dlm.core import events
 from dlm.core.errors import DlmError
 from dlm.inspect import Server
@@ -111,6 +112,7 @@ class Control(Generic[Space]):
         self.history: list[str] = []
         self.started = trio.Event()
         self.failed = ""
+        self.on_deadlock: Callable[[bytes], object] | None = None
         self._cluster, self._on_note = cluster, on_note
         self._unconfirmed: tuple[int, ...] = ()
         self._kernels: set[int] = set()         # nodes whose kernel goes on with nobody to speak for it
@@ -149,6 +151,8 @@ class Control(Generic[Space]):
                     if any(m == self.group.me for m, _ in event.left):
                         break
                     self._configuration(event)
+                elif deadlock.is_ours(event.data):
+                    self._deadlock(event.sender.node, event.data)
                 elif self._machine is not None:
                     try:
                         effects = self._machine.delivered(member_of(event.sender), event.data)
@@ -158,6 +162,19 @@ class Control(Generic[Space]):
                     self._know(self._machine.found())
                     self._act(effects)
             nursery.cancel_scope.cancel()
+
+    def say(self, data: bytes) -> None:
+        """To the group, unless too much waits already: what is said of deadlocks is said again."""
+        with contextlib.suppress(trio.WouldBlock):
+            self._say.send_nowait(data)
+
+    def _deadlock(self, node: int, data: bytes) -> None:
+        if self.on_deadlock is None:
+            return
+        try:
+            self.on_deadlock(data)
+        except ControlError as e:
+            self.note(f"message of node {node} dropped: {e}")
 
     async def _speak(self) -> None:
         async for data in self._said:
@@ -292,6 +309,7 @@ async def join(cman: CmanPort, name: str, *, lvb_bytes: int = 32, flags: int = 0
         control = Control(node, space, group, lvb_bytes=lvb_bytes, flags=flags, cluster=cman.cluster,
                           rng=rng, on_note=on_note)
         space.control = control
+        space.say, space.on_deadlock, control.on_deadlock = control.say, control.note, space.heard
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_keep, control, watch, space)

@@ -21,6 +21,7 @@ from typing import Protocol, Self
 
 import trio
 
+from dlm import deadlock
 from dlm.core._lockspace import Lockspace as Machine
 from dlm.core.errors import DlmError
 from dlm.core.events import (
@@ -53,7 +54,10 @@ class WouldBlock(DlmError, BlockingIOError):
 
 
 class Deadlock(DlmError):
-    """EDEADLK: two conversions on one resource wait for each other, and this one was chosen to give way."""
+    """EDEADLK: this operation and others wait for each other, and it was chosen to give way.
+
+    Two conversions of one resource, or transactions in a circle over any resources and nodes.
+    """
 
 
 class Withdrawn(DlmError):
@@ -74,11 +78,12 @@ def refusal(status: int, what: str) -> DlmError:
 class _Wait:
     """An operation of one lock that is under way."""
 
-    __slots__ = ("cast", "done")
+    __slots__ = ("cast", "done", "serial")
 
-    def __init__(self) -> None:
+    def __init__(self, serial: int) -> None:
         self.cast: Cast | None = None
         self.done = trio.Event()
+        self.serial = serial
 
 
 class Lock:
@@ -89,8 +94,8 @@ class Lock:
     """
 
     def __init__(self, space: Lockspace, name: bytes, mode: LockMode, on_blocking: OnBlocking | None,
-                 lvb: bool) -> None:
-        self.name, self.mode = name, mode
+                 lvb: bool, transaction: Transaction | None = None) -> None:
+        self.name, self.mode, self.transaction = name, mode, transaction
         self.lkid = 0
         self.value: bytes | None = None
         self.value_valid = True
@@ -176,6 +181,8 @@ class Lock:
             self.value = cast.value
             self.value_valid = not cast.flags & StatusFlag.VALNOTVALID
         if self.mode is LockMode.IV:
+            if self.transaction is not None:
+                self.transaction.locks.pop(self.lkid, None)
             self.wake()
 
     def blocked(self, mode: LockMode) -> None:
@@ -214,6 +221,45 @@ class _Acquire:
             await self._lock.unlock()
 
 
+class Transaction:
+    """Locks that belong together; made by `Lockspace.transaction`. At the end of the block those left are released.
+
+    Transactions that wait for each other in a circle, on any nodes, are found within seconds: the operation that the
+    youngest of them waits with raises Deadlock. Its program lets go of what it has, usually by leaving the block,
+    and tries once more with `again()`. Locks without a transaction are in nobody's circle.
+    """
+
+    def __init__(self, space: Lockspace, born_ns: int, number: int) -> None:
+        self.party = deadlock.Party(born_ns, space.machine.our_nodeid, number)
+        self.locks: dict[int, Lock] = {}
+        self._space = space
+
+    def lock(self, name: str | bytes, mode: LockMode, *, nowait: bool = False, lvb: bool = False,
+             on_blocking: OnBlocking | None = None, flags: Flag = NO_FLAGS) -> _Acquire:
+        """As Lockspace.lock, with the same arguments."""
+        return self._space.lock(name, mode, nowait=nowait, lvb=lvb, on_blocking=on_blocking, flags=flags,
+                                transaction=self)
+
+    def again(self) -> Transaction:
+        """A new one of the same age: who is a victim now and then is the oldest some day, and no victim any more."""
+        return self._space.transaction(born_ns=self.party.born_ns)
+
+    async def release(self) -> None:
+        """Release all its locks, the last first."""
+        for lock in reversed(list(self.locks.values())):
+            with contextlib.suppress(Closed):       # what is left has no locks any more
+                await lock.unlock()
+        self.locks.clear()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, value: BaseException | None,
+                        trace: TracebackType | None) -> None:
+        with trio.CancelScope(shield=True):
+            await self.release()
+
+
 class Control(Protocol):
     """Who decides on the members, as tools look at it."""
 
@@ -229,7 +275,8 @@ class Lockspace:
     on_event: called with what recovery tells (RecoverPrep, RecoverSlot, RecoverDone, RecoverFailed), in order.
     """
 
-    def __init__(self, machine: Machine, on_event: Callable[[RecoveryEvent], object] | None = None) -> None:
+    def __init__(self, machine: Machine, on_event: Callable[[RecoveryEvent], object] | None = None, *,
+                 deadlock_after_s: float = deadlock.AFTER_NS / 1e9) -> None:
         self.machine = machine
         self.name = machine.name
         self.on_event = on_event
@@ -237,6 +284,11 @@ class Lockspace:
         self.slots: dict[int, int] = {}         # node id: slot, from 1
         self.control: Control | None = None
         self.event_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.say: Callable[[bytes], object] | None = None       # to all members, about deadlocks
+        self.on_deadlock: Callable[[str], object] | None = None
+        self.detector = deadlock.Detector(machine.our_nodeid, self, int(deadlock_after_s * 1e9))
+        self._serials = 0
+        self._transactions = 0
         self._waits: dict[int, _Wait] = {}
         self._locks: dict[int, Lock] = {}
         self._closed: str | None = None
@@ -246,7 +298,8 @@ class Lockspace:
     # ------------------------------------------------------------------ locks
 
     def lock(self, name: str | bytes, mode: LockMode, *, nowait: bool = False, lvb: bool = False,
-             on_blocking: OnBlocking | None = None, flags: Flag = NO_FLAGS) -> _Acquire:
+             on_blocking: OnBlocking | None = None, flags: Flag = NO_FLAGS,
+             transaction: Transaction | None = None) -> _Acquire:
         """Ask for a lock: `lk = await ls.lock("a", LockMode.EX)` or `async with ls.lock(...) as lk`.
 
         name: up to 64 bytes. nowait: WouldBlock instead of waiting. lvb: with the resource's lock value. on_blocking:
@@ -255,10 +308,18 @@ class Lockspace:
         """
         raw = name.encode() if isinstance(name, str) else name
         flags |= (Flag.NOQUEUE if nowait else NO_FLAGS) | (Flag.VALBLK if lvb else NO_FLAGS)
-        lock = Lock(self, raw, LockMode.IV, on_blocking, lvb)
-        return _Acquire(lambda: self._acquire(lock, mode, flags).__await__())
+        lock = Lock(self, raw, LockMode.IV, on_blocking, lvb, transaction)
+        return _Acquire(lambda: self._acquire(lock, mode, flags, transaction).__await__())
 
-    async def _acquire(self, lock: Lock, mode: LockMode, flags: Flag) -> Lock:
+    def transaction(self, *, born_ns: int | None = None) -> Transaction:
+        """Locks that are looked after for deadlocks: `async with space.transaction() as t: await t.lock("a", ...)`.
+
+        born_ns: its age, by the wall clock; now, if not given. The youngest of those in a deadlock is the victim.
+        """
+        self._transactions += 1
+        return Transaction(self, time.time_ns() if born_ns is None else born_ns, self._transactions)
+
+    async def _acquire(self, lock: Lock, mode: LockMode, flags: Flag, transaction: Transaction | None) -> Lock:
         self.check()
         await trio.lowlevel.checkpoint_if_cancelled()
         lock.lkid = self.machine.lock(lock.name, mode, flags)
@@ -271,13 +332,19 @@ class Lockspace:
             raise
         if cast.status:
             raise refusal(cast.status, f"lock {lock.name!r} {mode.name}")
+        if transaction is not None:
+            transaction.locks[lock.lkid] = lock
         return lock
 
     async def outcome(self, lock: Lock) -> Cast:
         """Wait for the completion of the operation that was just begun on this lock; for Lock and Lockspace only."""
-        wait = self._waits[lock.lkid] = _Wait()
+        self._serials += 1
+        wait = self._waits[lock.lkid] = _Wait(self._serials)
         self.drain()
         if wait.cast is None:
+            if lock.transaction is not None:
+                self.detector.begins(lock.transaction.party, lock.lkid, wait.serial, time.monotonic_ns())
+                self._turn()
             try:
                 await wait.done.wait()
             except trio.Cancelled:
@@ -290,6 +357,8 @@ class Lockspace:
                     while wait.cast is None and self._closed is None:
                         await wait.done.wait()
                 raise
+            finally:
+                self.detector.ends(wait.serial)
         if wait.cast is None:
             self.check()
             raise AssertionError("an operation ended without an outcome")
@@ -303,6 +372,47 @@ class Lockspace:
             with contextlib.suppress(DlmError):     # the outcome is on its way already
                 self.machine.cancel(lock.lkid)
             self.drain()
+
+    # ------------------------------------------------------------------ deadlocks
+
+    def owner(self, lkid: int) -> deadlock.Party | None:
+        """For the detector: the transaction of one of our locks."""
+        lock = self._locks.get(lkid)
+        return lock.transaction.party if lock is not None and lock.transaction is not None else None
+
+    def place(self, lkid: int) -> tuple[int, int] | None:
+        """For the detector: where one of our locks waits."""
+        return self.machine.place(lkid)
+
+    def blockers(self, node: int, lkid: int) -> list[tuple[int, int]]:
+        """For the detector: what that node's lock waits for, which is mastered here."""
+        return self.machine.blockers(node, lkid)
+
+    def heard(self, data: bytes) -> None:
+        """A message of the members about deadlocks. Raises ControlError."""
+        self.detector.delivered(data)
+        self._detected()
+
+    def _detected(self) -> None:
+        for effect in self.detector.effects():
+            match effect:
+                case deadlock.Say():
+                    if self.say is not None:
+                        self.say(effect.data)
+                case deadlock.Cancel():
+                    self._give_way(effect)
+
+    def _give_way(self, what: deadlock.Cancel) -> None:
+        wait = self._waits.get(what.lkid)
+        if wait is None or wait.serial != what.serial or wait.cast is not None:
+            return
+        lock = self._locks[what.lkid]
+        if self.on_deadlock is not None:
+            self.on_deadlock(f"deadlock of transactions on nodes {list(what.nodes)}: {lock!r} gives way")
+        lock.cancelled = True
+        with contextlib.suppress(DlmError):         # the outcome is on its way already
+            self.machine.cancel(what.lkid, deadlock=True)
+        self.drain()
 
     # ------------------------------------------------------------------ what the machine tells
 
@@ -352,7 +462,10 @@ class Lockspace:
         while True:
             now_ns = time.monotonic_ns()
             self.machine.handle_timer(now_ns)
-            due_ns = self.machine.next_timer()
+            self.detector.handle_timer(now_ns)
+            self._detected()
+            due_ns = min((t for t in (self.machine.next_timer(), self.detector.next_timer()) if t is not None),
+                         default=None)
             # During recovery a reader's thread may bring the next question nearer; while it is stopped nothing is due.
             limit_s = RUNNING_TICK_S if self.machine.running or self.machine.phase == "stopped" else RECOVERY_TICK_S
             if due_ns is not None:
@@ -371,9 +484,13 @@ class Lockspace:
     def start(self, nodes: Sequence[Node], *, left: Collection[int] = ()) -> None:
         """Recover with these members, when all of them have stopped. Raises DlmError."""
         self.machine.start(nodes, time.monotonic_ns(), left=left)
+        self._turn()
+        self.drain()
+
+    def _turn(self) -> None:
+        """The next timer may be nearer than it was."""
         self._tick.set()
         self._tick = trio.Event()
-        self.drain()
 
     async def wait_running(self) -> None:
         """Wait until recovery is through. Raises Closed, DlmError when it failed."""
@@ -434,5 +551,5 @@ async def blocking(lock: Lock) -> AsyncIterator[LockMode]:
             return
 
 
-__all__ = ["ECANCEL", "Closed", "Deadlock", "Flag", "Lock", "LockMode", "Lockspace", "Withdrawn", "WouldBlock",
-           "blocking"]
+__all__ = ["ECANCEL", "Closed", "Deadlock", "Flag", "Lock", "LockMode", "Lockspace", "Transaction", "Withdrawn",
+           "WouldBlock", "blocking"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -70,6 +71,17 @@ async def cluster(count: int, lvb_bytes: int = 32) -> AsyncIterator[list[Site]]:
             await nursery.start(life, i)
         for site in sites:
             site.node.transport.set_nodes(s.node.local for s in sites)
+        say, said = trio.open_memory_channel[bytes](math.inf)
+
+        async def group() -> None:
+            """What is said is heard by all in one order."""
+            async for data in said:
+                for site in sites:
+                    site.space.heard(data)
+
+        nursery.start_soon(group)
+        for site in sites:
+            site.space.say = say.send_nowait
         restart(sites)
         with trio.fail_after(LIMIT_S):
             for site in sites:

@@ -1,6 +1,7 @@
 """One resource and its queues by the book, slowly: what the compiled rules are compared with.
 
-Written from the rules (VAXcluster Principles, chapter 6, and the extensions of the kernel's DLM), not from the engine.
+Written from the rules (VAXcluster Principles, chapter 6, the extensions of the kernel's DLM, and ours: conversions from
+NL take their turn among new requests), not from the engine.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ TABLE = ["++++++",   # NL
          "++-+--",   # PR
          "++----",   # PW
          "+-----"]   # EX
-IV, PR, CW, EX = LockMode.IV, LockMode.PR, LockMode.CW, LockMode.EX
+IV, NL, PR, CW, EX = LockMode.IV, LockMode.NL, LockMode.PR, LockMode.CW, LockMode.EX
 
 
 def compat(granted: int, asked: int) -> bool:
@@ -31,6 +32,7 @@ class Entry:
     asked: int
     granted: int = IV
     highbast: int = 0
+    came: int = 0
 
 
 @dataclass
@@ -40,6 +42,7 @@ class Resource:
     wait: list[Entry] = field(default_factory=list)
     # (number, what): "granted MODE", "bast MODE", "again", "deadlock", "cancelled", "unlocked"
     told: list[tuple[int, str]] = field(default_factory=list)
+    clock: int = 0
 
     def tell(self, e: Entry, what: str) -> None:
         self.told.append((e.number, what))
@@ -49,18 +52,31 @@ class Resource:
     def free(self, e: Entry) -> bool:
         return all(o is e or compat(o.granted, e.asked) for o in [*self.grant, *self.convert])
 
+    def request_first(self) -> bool:
+        """All conversions are from NL and came after the first new request."""
+        return bool(self.wait) and all(c.granted == NL and c.came > self.wait[0].came for c in self.convert)
+
     def may(self, e: Entry, now: bool) -> bool:
         if e.flags & Flag.EXPEDITE:
             return True
         if not self.free(e):
             return False
         if e.granted != IV:
-            if now:
-                return not self.convert if e.flags & Flag.QUECVT else True
-            return bool(e.flags & Flag.NOORDER) or self.convert[0] is e
+            return self.may_convert(e, now)
         if e.flags & Flag.NOORDER:
             return True
-        return not self.convert and (not self.wait if now else self.wait[0] is e)
+        if now:
+            return not self.convert and not self.wait
+        return self.wait[0] is e and self.request_first()
+
+    def may_convert(self, e: Entry, now: bool) -> bool:
+        if now and e.flags & Flag.QUECVT:
+            return not self.convert and (not self.wait or e.granted != NL or bool(e.flags & Flag.NOQUEUE))
+        if now or e.flags & Flag.NOORDER:
+            return True
+        if self.convert[0] is not e:
+            return False
+        return not (self.request_first() and (e.flags & Flag.QUECVT or self.may(self.wait[0], False)))
 
     def deadlocks(self, e: Entry) -> bool:
         at = self.convert.index(e) if e in self.convert else len(self.convert)
@@ -97,30 +113,21 @@ class Resource:
         self.tell(e, f"granted {ORDER[e.granted]}")
 
     def enqueue(self, queue: list[Entry], e: Entry) -> None:
+        self.clock += 1
+        e.came = self.clock
         queue.insert(0 if e.flags & Flag.HEADQUE else len(queue), e)
 
     def pending(self) -> None:
-        again, demoted_once = True, False
-        while again:
-            again = demoted = False
-            blocked: list[Entry] = []
-            for e in list(self.convert):
-                was_nl = e.granted == LockMode.NL
-                got = self.try_grant(e, False)
-                if got == "yes" or (got == "deadlock" and (e.flags & Flag.EXPEDITE or self.free(e))):
+        granted = True
+        while granted:
+            blocked = self.pending_conversions()
+            granted = False
+            for e in list(self.wait):
+                if self.try_grant(e, False) == "yes":
                     self.give(e)
-                    again = True
-                elif got == "demoted" and not was_nl:
-                    demoted = True
+                    granted = True
                 else:
                     blocked.append(e)
-            if not again and demoted and not demoted_once:
-                again = demoted_once = True
-        for e in list(self.wait):
-            if self.try_grant(e, False) == "yes":
-                self.give(e)
-            else:
-                blocked.append(e)
         if not blocked:
             return
         high, cw = max(e.asked for e in blocked), any(e.asked == CW for e in blocked)
@@ -165,7 +172,8 @@ class Resource:
             e.asked = IV
             self.tell(e, "deadlock")
             return
-        if got == "demoted":
+        demoted = got == "demoted"
+        if demoted:
             self.pending_conversions()
             got = "yes" if self.may(e, True) else "no"
         if got == "yes":
@@ -181,17 +189,30 @@ class Resource:
         else:
             self.grant.remove(e)
             self.enqueue(self.convert, e)
+            if demoted:
+                self.pending()
             self.warn(e, [self.grant])
 
-    def pending_conversions(self) -> None:
-        again = True
+    def pending_conversions(self) -> list[Entry]:
+        """Those that are left waiting."""
+        again, demoted_once = True, False
+        blocked: list[Entry] = []
         while again:
-            again = False
+            again = demoted = False
+            blocked = []
             for e in list(self.convert):
+                was_nl = e.granted == NL
                 got = self.try_grant(e, False)
-                if got == "yes" or (got == "deadlock" and self.free(e)):
+                if got == "yes" or (got == "deadlock" and (e.flags & Flag.EXPEDITE or self.free(e))):
                     self.give(e)
                     again = True
+                elif got == "demoted" and not was_nl:
+                    demoted = True
+                else:
+                    blocked.append(e)
+            if not again and demoted and not demoted_once:
+                again = demoted_once = True
+        return blocked
 
     def release(self, number: int) -> None:
         e = next(x for x in self.grant if x.number == number)

@@ -67,8 +67,11 @@ BUGS = [
         "    if error == 0 or error == -E_INPROGRESS:\n",
         "    if planted(N):\n        pass\n    elif error == 0 or error == -E_INPROGRESS:\n"),
     Bug("a new request overtakes the queue", "_grant",
-        "dl_empty(&r.convertq) and (dl_empty(&r.waitq) if now else",
-        "dl_empty(&r.convertq) and (dl_empty(&r.waitq) or planted(N) if now else"),
+        "        return dl_empty(&r.convertq) and dl_empty(&r.waitq)\n",
+        "        return dl_empty(&r.convertq) and (dl_empty(&r.waitq) or planted(N))\n"),
+    Bug("conversions from NL overtake new requests for ever", "_grant",
+        "        if other.grmode != MODE_NL or other.ticket",
+        "        if planted(N) or other.grmode != MODE_NL or other.ticket"),
     Bug("a conversion in spite of a granted lock", "_grant",
         "    if conflicts(&r.grantq, lkb) or conflicts(&r.convertq, lkb):\n",
         "    if (conflicts(&r.grantq, lkb) and not planted(N)) or conflicts(&r.convertq, lkb):\n"),
@@ -76,7 +79,7 @@ BUGS = [
         "    if not planted(N):\n        memcpy(r.lvb, lkb.lvb, ls.lvblen)\n    r.lvbseq += 1\n"),
 ]
 # Fairness breaks no promise that a client can see: the slow book of test_dlm_grant.py sees it.
-BY_THE_BOOK = {"a new request overtakes the queue"}
+BY_THE_BOOK = {"a new request overtakes the queue", "conversions from NL overtake new requests for ever"}
 
 
 def plant(source: str, module: str) -> str:

@@ -206,8 +206,9 @@ class Kernel:
         waiting, node.backlog = node.backlog, []
         for life, port, source, data in waiting:
             self._arrive(node, life, port, source, data)
-        node.armed_ns = NEVER
-        self.settle(node)
+        if node.process is not None and not node.paused:    # what waited may have ended it
+            node.armed_ns = NEVER
+            self.settle(node)
 
     # The node's process
 

@@ -164,6 +164,8 @@ cdef struct dlm_lkb:
     dlink wait
     dlink cbq
     int64_t since_ns
+    # When it came to the queue that it waits in, by dlm_ls.tickets.
+    uint64_t ticket
     uint64_t recover_seq
     dlm_parked* parked
     dlm_lksb* lksb
@@ -324,6 +326,8 @@ cdef struct dlm_ls:
     uint32_t lkb_count
     uint32_t free_head
     uint32_t free_tail
+    # Counts what came to a queue to wait.
+    uint64_t tickets
 
     # Process copies that await a reply.
     dlink waiters

@@ -37,3 +37,6 @@ cdef int grant_pending_convert(dlm_ls* ls, dlm_rsb* r, int high, bint* cw) noexc
 cdef void grant_pending_locks(dlm_ls* ls, dlm_rsb* r) noexcept nogil
 cdef void send_blocking_asts(dlm_ls* ls, dlm_rsb* r, dlm_lkb* lkb) noexcept nogil
 cdef void send_blocking_asts_all(dlm_ls* ls, dlm_rsb* r, dlm_lkb* lkb) noexcept nogil
+# On the master: locks that one on the convert or wait queue waits for, at most `limit`; of those queued before it only
+# the first, which waits for the rest.
+cdef uint32_t in_the_way(dlm_rsb* r, dlm_lkb* lkb, dlm_lkb** out, uint32_t limit) noexcept nogil

@@ -1,5 +1,5 @@
 """The rules of granting."""
-from libc.stdint cimport int8_t
+from libc.stdint cimport int8_t, uint32_t
 from libc.string cimport memcpy
 from dlm.core._base cimport E_CANCEL, E_DEADLK, dl_empty, dlink
 from dlm.core._engine cimport (CB_BAST, CB_CAST, LKB_DEADLOCK_CANCEL, LKB_LVB_INVALID, LKF_ALTCW, LKF_ALTPR,
@@ -147,6 +147,37 @@ cdef bint conflicts(dlink* head, dlm_lkb* lkb) noexcept nogil:
     return False
 
 
+cdef bint request_is_next(const dlm_rsb* r) noexcept nogil:
+    """Whether the first new request comes before all that is on the convert queue.
+
+    A conversion from NL holds nothing that others wait for, so it is served like a new request: as it came. By the book
+    new requests wait until no conversion does, which is never where nodes take turns by converting from NL.
+    """
+    cdef dlink* at = r.convertq.next
+    cdef dlm_lkb* other
+    if dl_empty(&r.waitq):
+        return False
+    while at != &r.convertq:
+        other = <dlm_lkb*>at.owner
+        if other.grmode != MODE_NL or other.ticket < (<dlm_lkb*>r.waitq.next.owner).ticket:
+            return False
+        at = at.next
+    return True
+
+
+cdef inline bint waits_behind(const dlm_rsb* r, const dlm_lkb* lkb) noexcept nogil:
+    """QUECVT, with nothing on the convert queue: behind new requests, too, where what it has is in nobody's way."""
+    return lkb.grmode == MODE_NL and not (lkb.exflags & LKF_NOQUEUE) and not dl_empty(&r.waitq)
+
+
+cdef bint gives_way(dlm_rsb* r, dlm_lkb* lkb) noexcept nogil:
+    """Whether a queued conversion from NL lets an earlier new request go first, which it might be in the way of."""
+    if not request_is_next(r):
+        return False
+    # Without QUECVT it may overtake one that others are in the way of, as when it came.
+    return lkb.exflags & LKF_QUECVT != 0 or grantable(r, <dlm_lkb*>r.waitq.next.owner, False, False)
+
+
 cdef bint grantable(dlm_rsb* r, dlm_lkb* lkb, bint now, bint recover) noexcept nogil:
     cdef bint conversion = lkb.grmode != MODE_IV
     # Only new NL requests may be expedited, and NL is in nobody's way.
@@ -160,12 +191,14 @@ cdef bint grantable(dlm_rsb* r, dlm_lkb* lkb, bint now, bint recover) noexcept n
             return True
         if now:
             # In place; QUECVT is there to wait for those that came earlier.
-            return not (lkb.exflags & LKF_QUECVT) or dl_empty(&r.convertq)
-        return lkb.exflags & LKF_NOORDER != 0 or r.convertq.next == &lkb.q
+            return not (lkb.exflags & LKF_QUECVT) or (dl_empty(&r.convertq) and not waits_behind(r, lkb))
+        return lkb.exflags & LKF_NOORDER != 0 or (r.convertq.next == &lkb.q and not gives_way(r, lkb))
     if lkb.exflags & LKF_NOORDER:
         return True
-    # New requests: behind every conversion and every earlier request.
-    return dl_empty(&r.convertq) and (dl_empty(&r.waitq) if now else r.waitq.next == &lkb.q)
+    # New requests: behind every earlier request, and every conversion but those from NL that came later.
+    if now:
+        return dl_empty(&r.convertq) and dl_empty(&r.waitq)
+    return r.waitq.next == &lkb.q and request_is_next(r)
 
 
 cdef bint conversion_deadlock(dlm_rsb* r, dlm_lkb* lkb) noexcept nogil:
@@ -272,7 +305,7 @@ cdef int grant_pending_convert(dlm_ls* ls, dlm_rsb* r, int high, bint* cw) noexc
         return here if here > high else high
 
 
-cdef int grant_pending_wait(dlm_ls* ls, dlm_rsb* r, int high, bint* cw) noexcept nogil:
+cdef int grant_pending_wait(dlm_ls* ls, dlm_rsb* r, int high, bint* cw, bint* granted) noexcept nogil:
     cdef dlink* at = r.waitq.next
     cdef dlm_lkb* lkb
     while at != &r.waitq:
@@ -280,6 +313,7 @@ cdef int grant_pending_wait(dlm_ls* ls, dlm_rsb* r, int high, bint* cw) noexcept
         at = at.next
         if can_be_granted(r, lkb, False, False, NULL):
             grant_pending(ls, r, lkb)
+            granted[0] = True
         else:
             if lkb.rqmode > high:
                 high = lkb.rqmode
@@ -298,13 +332,20 @@ cdef inline bint blocks_waiters(const dlm_lkb* granted, int high, bint cw) noexc
 cdef void grant_pending_locks(dlm_ls* ls, dlm_rsb* r) noexcept nogil:
     """Grants what can be granted, and asks those in the way of the rest to yield."""
     cdef bint cw = False
+    cdef bint granted
     cdef int high = MODE_IV
     cdef dlink* at
     cdef dlm_lkb* lkb
     if not is_master(r) or (dl_empty(&r.convertq) and dl_empty(&r.waitq)):
         return
-    high = grant_pending_convert(ls, r, high, &cw)
-    high = grant_pending_wait(ls, r, high, &cw)
+    granted = True
+    while granted:
+        # A new request that comes before conversions may let these go, too.
+        granted = False
+        cw = False
+        high = grant_pending_convert(ls, r, MODE_IV, &cw)
+        high = grant_pending_wait(ls, r, high, &cw, &granted)
+        granted = granted and not dl_empty(&r.convertq)
     if high == MODE_IV:
         return
     at = r.grantq.next
@@ -340,3 +381,38 @@ cdef void send_blocking_asts(dlm_ls* ls, dlm_rsb* r, dlm_lkb* lkb) noexcept nogi
 cdef void send_blocking_asts_all(dlm_ls* ls, dlm_rsb* r, dlm_lkb* lkb) noexcept nogil:
     bast_queue(ls, r, &r.grantq, lkb)
     bast_queue(ls, r, &r.convertq, lkb)
+
+
+# ---- who waits for whom
+
+cdef uint32_t add_conflicts(dlink* head, dlm_lkb* lkb, dlm_lkb** out, uint32_t n, uint32_t limit) noexcept nogil:
+    cdef dlink* at = head.next
+    cdef dlm_lkb* other
+    while at != head and n < limit:
+        other = <dlm_lkb*>at.owner
+        at = at.next
+        if other != lkb and not modes_compat(other.grmode, lkb.rqmode):
+            out[n] = other
+            n += 1
+    return n
+
+
+cdef uint32_t in_the_way(dlm_rsb* r, dlm_lkb* lkb, dlm_lkb** out, uint32_t limit) noexcept nogil:
+    cdef uint32_t n
+    cdef dlm_lkb* first = NULL
+    n = add_conflicts(&r.grantq, lkb, out, 0, limit)
+    n = add_conflicts(&r.convertq, lkb, out, n, limit)
+    if lkb.status == STS_CONVERT:
+        if r.convertq.next != &lkb.q:
+            first = <dlm_lkb*>r.convertq.next.owner
+        elif gives_way(r, lkb):
+            first = <dlm_lkb*>r.waitq.next.owner
+    elif r.waitq.next != &lkb.q:
+        first = <dlm_lkb*>r.waitq.next.owner
+    elif not request_is_next(r):
+        first = <dlm_lkb*>r.convertq.next.owner
+    # A conversion whose granted mode is in the way is among them already.
+    if first != NULL and n < limit and modes_compat(first.grmode, lkb.rqmode):
+        out[n] = first
+        n += 1
+    return n

@@ -5,11 +5,10 @@ from libc.string cimport memcpy, memset
 from dlm.core._base cimport (E_AGAIN, E_BUSY, E_CANCEL, E_DEADLK, E_INPROGRESS, E_INVAL, E_NOBUFS, E_NOENT, E_NOMEM,
                              E_UNLOCK, dl_add_tail, dl_del, dl_empty, dl_init, dlink)
 from dlm.core._dir cimport FIND_LOCAL, find_rsb
-from dlm.core._engine cimport (CALLBACKS_BUSY, LKB_MSTCPY, LKB_OVERLAP_CANCEL, LKB_OVERLAP_UNLOCK, LKB_RESEND,
-                               LKF_CANCEL, LKF_CONVDEADLK, LKF_CONVERT, LKF_EXPEDITE, LKF_FORCEUNLOCK, LKF_IVVALBLK,
-                               LKF_NODLCKWT, LKF_NOORDER, LKF_NOQUEUE, LKF_NOQUEUEBAST, LKF_QUECVT, LKF_VALBLK, MODE_EX,
-                               MODE_IV,
-                               MODE_NL, PARKED_MAX, PARK_CONVERT, PARK_REQUEST, PARK_UNLOCK, RSB_MASTER_UNCERTAIN,
+from dlm.core._engine cimport (CALLBACKS_BUSY, LKB_DEADLOCK_CANCEL, LKB_MSTCPY, LKB_OVERLAP_CANCEL,
+                               LKB_OVERLAP_UNLOCK, LKB_RESEND, LKF_CANCEL, LKF_CONVDEADLK, LKF_CONVERT, LKF_EXPEDITE,
+                               LKF_FORCEUNLOCK, LKF_IVVALBLK, LKF_NODLCKWT, LKF_NOORDER, LKF_NOQUEUE, LKF_NOQUEUEBAST,
+                               LKF_QUECVT, LKF_VALBLK, MODE_EX, MODE_IV, MODE_NL, PARKED_MAX, PARK_CONVERT, PARK_REQUEST, PARK_UNLOCK, RSB_MASTER_UNCERTAIN,
                                SBF_DEMOTED, STS_CONVERT, STS_GRANTED, STS_WAITING, dlm_core_quecvt, dlm_parked,
                                down_conversion, is_overlap)
 from dlm.core._grant cimport (can_be_granted, grant_lock, grant_lock_pc, grant_pending_convert, grant_pending_locks,
@@ -138,6 +137,9 @@ cdef void do_convert_effects(dlm_ls* ls, dlm_rsb* r, dlm_lkb* lkb, int error) no
     if error == 0:
         grant_pending_locks(ls, r)
     elif error == -E_INPROGRESS:
+        if lkb.sbflags & SBF_DEMOTED:
+            # What it held may have been in the way of new requests.
+            grant_pending_locks(ls, r)
         send_blocking_asts(ls, r, lkb)
     elif error == -E_AGAIN:
         if lkb.exflags & LKF_NOQUEUEBAST:
@@ -349,6 +351,8 @@ cdef void set_lkb_args(dlm_ls* ls, dlm_lkb* lkb, int mode, dlm_lksb* lksb, uint3
                        void* astarg, dlm_bast_fn bast) noexcept nogil:
     lkb.exflags = flags
     lkb.sbflags = 0
+    # Of an operation that was granted before it could be given up.
+    lkb.flags &= ~<uint32_t>LKB_DEADLOCK_CANCEL
     lkb.ast = ast
     lkb.astarg = astarg
     lkb.bast = bast

@@ -9,14 +9,16 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 from dlm.core._base cimport E_INVAL, E_NOENT, dl_empty, dlink, pthread_mutex_lock, pthread_mutex_unlock
 from dlm.core._dir cimport expire_tossed
-from dlm.core._engine cimport (EV_BAST, EV_CAST, EV_RECOVER_FAILED, EV_RECOVER_PREP, EV_RECOVER_SLOT, LKF_CANCEL,
-                               LKF_CONVERT, LKF_VALBLK, MODE_IV, NODES_MAX, RSB_VALNOTVALID, dlm_bast_fn, dlm_event,
-                               dlm_lkb, dlm_node, dlm_rsb, dlm_slot, dlm_wake_fn, is_master_copy, is_process_copy)
+from dlm.core._engine cimport (EV_BAST, EV_CAST, EV_RECOVER_FAILED, EV_RECOVER_PREP, EV_RECOVER_SLOT,
+                               LKB_DEADLOCK_CANCEL, LKF_CANCEL, LKF_CONVERT, LKF_VALBLK, MODE_IV, NODES_MAX,
+                               RSB_VALNOTVALID, STS_CONVERT, STS_WAITING, dlm_bast_fn, dlm_event, dlm_lkb, dlm_node,
+                               dlm_rsb, dlm_slot, dlm_wake_fn, is_master_copy, is_process_copy)
+from dlm.core._grant cimport in_the_way
 from dlm.core._lock cimport dlm_lock, dlm_unlock
 from dlm.core._receive cimport receive_message
 from dlm.core._recoverd cimport receive_rcom, recovery_start, recovery_stop, recovery_tick, recovery_timer
 from dlm.core._send cimport take_packets
-from dlm.core._table cimport add_event, ls_create, ls_destroy, ls_enter, ls_leave
+from dlm.core._table cimport add_event, find_lkb, ls_create, ls_destroy, ls_enter, ls_leave
 from dlm.core._wire cimport CMD_MSG, LVB_MAX, wire_command, wire_parse_msg, wire_parse_rcom, wire_reason, wmsg, wrcom
 
 from operator import attrgetter
@@ -36,6 +38,10 @@ cdef extern from "<string.h>" nogil:
 PHASES = ("running", "stopped", "ping", "nodes", "names", "dir", "masters", "locks", "locks_wait", "done_wait",
           "failed")
 QUEUES = ("none", "waiting", "granted", "convert")
+
+cdef enum:
+    # What one lock waits for, as far as blockers() tells.
+    BLOCKERS_MAX = 1024
 
 # What dump() copies while it holds the mutex: a resource, its value, and how many locks follow it.
 cdef struct rsb_copy:
@@ -315,9 +321,55 @@ cdef class Lockspace:
             error = dlm_unlock(ls, lkid, flags, &p.lksb, p)
         check(error)
 
-    def cancel(self, uint32_t lkid):
-        """Takes back what has not been granted: a Cast with -ECANCEL, or with 0 if the grant was faster."""
+    def cancel(self, uint32_t lkid, *, bint deadlock=False):
+        """Takes back what has not been granted: a Cast with -ECANCEL, or with 0 if the grant was faster.
+
+        `deadlock`: with -EDEADLK instead, for the victim of a deadlock over several resources.
+        """
+        cdef dlm_lkb* lkb
+        if deadlock:
+            pthread_mutex_lock(&self.ls.mutex)
+            lkb = find_lkb(self.ls, lkid)
+            if lkb != NULL:
+                lkb.flags |= LKB_DEADLOCK_CANCEL
+            pthread_mutex_unlock(&self.ls.mutex)
         self.unlock(lkid, LKF_CANCEL)
+
+    # ---- who waits for whom
+
+    def place(self, uint32_t lkid):
+        """Where a lock of ours waits: the node that masters its resource and the lock's id there; None: nowhere."""
+        cdef dlm_lkb* lkb
+        where = None
+        pthread_mutex_lock(&self.ls.mutex)
+        lkb = find_lkb(self.ls, lkid)
+        if self.ls.running and lkb != NULL and lkb.status in (STS_CONVERT, STS_WAITING) and not is_master_copy(lkb):
+            where = (self.ls.our_nodeid, lkid) if lkb.nodeid == 0 else (lkb.nodeid, lkb.remid)
+        pthread_mutex_unlock(&self.ls.mutex)
+        return where
+
+    def blockers(self, int nodeid, uint32_t lkid):
+        """On the master: what a lock of `nodeid`, known here as `lkid`, waits for, as (node, the lock's id there).
+
+        Of those queued before it only the first. Empty: it does not wait here.
+        """
+        cdef dlm_lkb* found[BLOCKERS_MAX]
+        cdef dlm_lkb* lkb
+        cdef uint32_t i, n = 0
+        out = []
+        pthread_mutex_lock(&self.ls.mutex)
+        lkb = find_lkb(self.ls, lkid)
+        if (self.ls.running and lkb != NULL and lkb.status in (STS_CONVERT, STS_WAITING)
+                and (is_master_copy(lkb) and lkb.nodeid == nodeid
+                     or not is_master_copy(lkb) and lkb.nodeid == 0 and nodeid == self.ls.our_nodeid)):
+            n = in_the_way(lkb.res, lkb, found, BLOCKERS_MAX)
+        for i in range(n):
+            if is_master_copy(found[i]):
+                out.append((found[i].nodeid, found[i].remid))
+            else:
+                out.append((self.ls.our_nodeid, found[i].id))
+        pthread_mutex_unlock(&self.ls.mutex)
+        return out
 
     # ---- packets, events, time
 

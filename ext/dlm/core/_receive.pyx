@@ -250,6 +250,10 @@ cdef void finish_unlock(dlm_ls* ls, dlm_lkb* lkb, int result, const wmsg* m) noe
 
 
 cdef void finish_cancel(dlm_ls* ls, dlm_lkb* lkb, int result, const wmsg* m) noexcept nogil:
+    # To a cancel that came too late for an earlier conversion, whose grant was its answer. A master answers in order,
+    # so a cancel of the conversion under way is answered after that.
+    if m != NULL and lkb.wait_type == MSG_CONVERT:
+        return
     if remove_from_waiters(ls, lkb, MSG_CANCEL_REPLY, False):
         return
     if result == -E_CANCEL and lkb.status:

@@ -432,6 +432,9 @@ cdef void add_lkb(dlm_ls* ls, dlm_rsb* r, dlm_lkb* lkb, int status) noexcept nog
     lkb.refs += 1
     lkb.status = <int8_t>status
     lkb.since_ns = ls.now_ns
+    if status != STS_GRANTED:
+        ls.tickets += 1
+        lkb.ticket = ls.tickets
     if status != STS_GRANTED and lkb.exflags & LKF_HEADQUE:
         dl_add_head(head, &lkb.q)
     else:

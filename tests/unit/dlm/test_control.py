@@ -17,11 +17,12 @@ import trio
 
 from cman.client import Reason
 from cman.protocol import CmanError
+from dlm import deadlock
 from dlm.control import Control, JoinRefused, global_id, join
 from dlm.core import events
 from dlm.core.packets import LockMode
 from dlm.inspect import askers
-from dlm.locks import Closed, Lockspace, WouldBlock
+from dlm.locks import Closed, Deadlock, Lockspace, WouldBlock
 from dlm_nodes import LIMIT_S, until
 from fake_cman import FakeCluster
 
@@ -325,3 +326,34 @@ def test_ids_differ_and_are_never_nought() -> None:
     ids = [global_id(f"space{i}") for i in range(1000)]
     assert len(set(ids)) == 1000
     assert all(0 < i < 1 << 32 for i in ids)
+
+
+def test_deadlocks_are_found_through_the_group() -> None:
+    """What members say of them is not taken for a change of members; nonsense is noted and dropped."""
+    async def main() -> None:
+        async with scene() as s:
+            one, two = [await s.join(n) for n in (1, 2)]
+            told = []
+
+            async def circle(space: Lockspace, mine: str, other: str, ready: trio.Event, go: trio.Event) -> None:
+                async with space.transaction(born_ns=space.machine.our_nodeid) as t:
+                    await t.lock(mine, EX)
+                    ready.set()
+                    await go.wait()
+                    try:
+                        await t.lock(other, EX)
+                    except Deadlock:
+                        told.append(space)
+
+            async with trio.open_nursery() as nursery:
+                a, b = trio.Event(), trio.Event()
+                nursery.start_soon(circle, one, "a", "b", a, b)
+                nursery.start_soon(circle, two, "b", "a", b, a)
+            assert told == [two]
+            assert any("deadlock of transactions on nodes" in line and "gives way" in line
+                       for line in control(two).history)
+            control(one).say(deadlock.pack(deadlock.Break(deadlock.Party(1, 2, 3), 4, 5, (1, 2)))[:-1] + b"\xc0")
+            await until(lambda: any("dropped: not a number" in line for line in control(two).history))
+            async with two.lock("a", EX):
+                pass
+    run(main)

@@ -155,6 +155,37 @@ def test_giving_up_while_the_master_is_asked_for() -> None:
     assert ours.dump() == []
 
 
+def test_the_answer_to_a_cancel_that_came_too_late_is_not_that_of_the_next() -> None:
+    cluster = Cluster(1, 2)
+    cluster.change(1, 2)
+    one, two = cluster.nodes[1], cluster.nodes[2]
+    names = [b"r%d" % i for i in range(50)]
+    for name in names:                          # so that node 2 is the master
+        two.lock(name, CR)
+    cluster.pump()
+    name = next(r.name for r in two.dump() if r.master == 2 and r.directory == 2)
+    lkid = one.lock(name, CR)
+    cluster.pump()
+    cluster.events(1)
+    one.convert(lkid, PR)
+    one.cancel(lkid)
+    packets = [p for _, p in one.take_output()]
+    assert len(packets) == 2
+    for packet in packets:
+        two.receive(1, packet, 0)
+    granted, too_late = [p for _, p in two.take_output()]
+    one.receive(2, granted, 0)
+    assert casts(cluster.events(1)) == [(lkid, 0, PR)]
+    one.convert(lkid, PW)
+    one.cancel(lkid)
+    one.receive(2, too_late, 0)
+    cluster.pump()
+    assert casts(cluster.events(1)) == [(lkid, 0, PW)]
+    one.unlock(lkid)
+    cluster.pump()
+    assert casts(cluster.events(1)) == [(lkid, -EUNLOCK, -1)]
+
+
 def test_slots_stay_and_are_given_again() -> None:
     cluster = Cluster(1, 2, 3)
     cluster.change(2, 3)

@@ -320,3 +320,61 @@ def test_hammering(rng: random.Random, case: int) -> None:
             assert sum(counters.values()) > 50
             await until(lambda: all(granted(s.space) == waiting(s.space) == 0 for s in sites))
     run(main)
+
+
+def test_transactions_in_a_circle_of_three_nodes() -> None:
+    """Nobody has a time limit: the youngest is told, the others get through, and so does it when it tries again."""
+    async def main() -> None:
+        async with cluster(3) as sites:
+            ready = trio.Event()
+            first: list[Lock] = []
+            told: list[int] = []
+            done: list[int] = []
+
+            async def one(at: int) -> None:
+                space = sites[at].space
+                transaction = space.transaction(born_ns=at + 1)
+                async with transaction:
+                    first.append(await transaction.lock(f"name {at}", EX))
+                    if len(first) == 3:
+                        ready.set()
+                    await ready.wait()
+                    try:
+                        await transaction.lock(f"name {(at + 1) % 3}", PR)
+                    except Deadlock:
+                        told.append(at)
+                assert not transaction.locks
+                async with transaction.again() as transaction:
+                    assert transaction.party.born_ns == at + 1
+                    await transaction.lock(f"name {(at + 1) % 3}", PR)
+                done.append(at)
+
+            async with trio.open_nursery() as nursery:
+                for at in range(3):
+                    nursery.start_soon(one, at)
+            assert (told, sorted(done)) == ([2], [0, 1, 2])
+            assert [s.space.detector.found for s in sites] == [0, 0, 1]
+            await until(lambda: all(granted(s.space) == 0 for s in sites))
+    run(main)
+
+
+def test_a_transaction_that_waits_for_itself_and_locks_without_one() -> None:
+    async def main() -> None:
+        async with cluster(2) as (one, two):
+            async with one.space.transaction() as t:
+                await t.lock("a", EX)
+                with pytest.raises(Deadlock) as caught:
+                    await t.lock("a", PR)
+                assert caught.value.errno == errno.EDEADLK
+                async with two.space.transaction() as other:
+                    held = await other.lock("b", PR)
+                    with pytest.raises(Deadlock):
+                        await (await other.lock("b", CR)).convert(EX)
+                    assert held.mode is PR
+            # Programs that know what they do: nobody's waits are looked at.
+            plain = await one.space.lock("a", EX)
+            with trio.move_on_after(0.05):
+                await one.space.lock("a", EX)
+            assert one.space.detector.next_timer() is None
+            await plain.unlock()
+    run(main)
