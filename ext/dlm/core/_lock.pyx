@@ -8,7 +8,8 @@ from dlm.core._dir cimport FIND_LOCAL, find_rsb
 from dlm.core._engine cimport (CALLBACKS_BUSY, LKB_DEADLOCK_CANCEL, LKB_MSTCPY, LKB_OVERLAP_CANCEL,
                                LKB_OVERLAP_UNLOCK, LKB_RESEND, LKF_CANCEL, LKF_CONVDEADLK, LKF_CONVERT, LKF_EXPEDITE,
                                LKF_FORCEUNLOCK, LKF_IVVALBLK, LKF_NODLCKWT, LKF_NOORDER, LKF_NOQUEUE, LKF_NOQUEUEBAST,
-                               LKF_QUECVT, LKF_VALBLK, MODE_EX, MODE_IV, MODE_NL, PARKED_MAX, PARK_CONVERT, PARK_REQUEST, PARK_UNLOCK, RSB_MASTER_UNCERTAIN,
+                               LKF_QUECVT, LKF_VALBLK, MODE_EX, MODE_IV, MODE_NL,
+                               PARKED_MAX, PARK_CONVERT, PARK_REQUEST, PARK_UNLOCK, RSB_MASTER_UNCERTAIN,
                                SBF_DEMOTED, STS_CONVERT, STS_GRANTED, STS_WAITING, dlm_core_quecvt, dlm_parked,
                                down_conversion, is_overlap)
 from dlm.core._grant cimport (can_be_granted, grant_lock, grant_lock_pc, grant_pending_convert, grant_pending_locks,
