@@ -23,9 +23,9 @@ DEBS_BENCH_CLUSTER := $(DEBS_LAB) e2fsprogs glusterfs-server glusterfs-client
 DESTDIR ?=
 SBINDIR ?= /sbin
 MOUNT_HELPERS := mount.gfs2 mount.fuse.gfs2 umount.gfs2 umount.fuse.gfs2
-CLUSTER_COMMANDS := cman cman_tool ccs_tool clustat fence_tool fence_node fence_ack_manual mkqdisk
+CLUSTER_COMMANDS := cman cman_tool ccs_tool clustat fence_tool fence_node fence_ack_manual mkqdisk cluster_exporter
 UNITDIR ?= /lib/systemd/system
-UNITS := cman.service dlm_controld.service
+UNITS := cman.service dlm_controld.service cluster-exporter.service
 
 .PHONY: build
 build: ## build the extensions and put every command into .venv/bin

@@ -18,6 +18,14 @@ ANSWER_LIMIT_S = 10.0
 _READ_BYTES = 64 << 10
 
 
+class TimedOut(Unreachable):
+    """The daemon is there and does not answer. pid: its process, 0 when that is not known."""
+
+    def __init__(self, message: str, pid: int) -> None:
+        super().__init__(message)
+        self.pid = pid
+
+
 def socket_path() -> Path:
     return Path(os.environ.get(protocol.SOCKET_VARIABLE) or protocol.SOCKET)
 
@@ -36,8 +44,17 @@ class Asker:
             self._socket.settimeout(limit_s)
             self._socket.connect(os.fspath(self.path))
         except OSError as e:
+            problem = self._error(e)
             self._socket.close()
-            raise Unreachable(self._why(e)) from e
+            raise problem from e
+
+    def _error(self, e: OSError) -> Unreachable:
+        if not isinstance(e, TimeoutError | BlockingIOError):
+            return Unreachable(self._why(e))
+        pid = 0
+        with contextlib.suppress(OSError):
+            pid = int.from_bytes(self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], "little")
+        return TimedOut(self._why(e), pid)
 
     def _why(self, error: OSError) -> str:
         if isinstance(error, FileNotFoundError | ConnectionRefusedError):
@@ -59,7 +76,7 @@ class Asker:
                     raise Unreachable("cman has ended while it was asked")
                 self._decoder.feed(data)
         except OSError as e:
-            raise Unreachable(self._why(e)) from e
+            raise self._error(e) from e
         return message
 
     def ask(self, op: str, limit_s: float | None = None, **arguments: object) -> Message:

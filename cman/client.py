@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,8 @@ __all__ = ["Cluster", "Cman", "CmanError", "Configuration", "Delivered", "Event"
 EVENTS_MAX = 65536                      # that wait for one reader of a group before this client gives up
 SENDS_MAX = 8                           # requests that wait for the socket
 FLUSH_LIMIT_S = 2.0
+REPORTS_MAX = 256                       # of progress that wait for the socket; more are left out
+QUESTIONS_MAX = 8
 _READ_BYTES = 64 << 10
 
 
@@ -162,6 +164,8 @@ class Cman:
         self._replies: dict[int, trio.MemorySendChannel[Message]] = {}
         self._groups: dict[str, Group] = {}
         self._watchers: list[trio.MemorySendChannel[Cluster]] = []
+        self._reports, self._reported = trio.open_memory_channel[dict[str, object]](REPORTS_MAX)
+        self._questions, self._asked = trio.open_memory_channel[int](QUESTIONS_MAX)
         self._gone: CmanError | None = None
 
     def check(self) -> None:
@@ -249,6 +253,29 @@ class Cman:
             raise
         return group
 
+    def report(self, group: str, view: tuple[int, int, int], phase: str, done: bool, detail: str = "") -> None:
+        """How far this member of a group is with recovering from a loss, for people: it is in a phase ("dlm",
+        "journal", "resume"), or through with it. view: the last one that it has dealt with. Never waits or raises."""
+        with contextlib.suppress(trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
+            self._reports.send_nowait({"group": group, "generation": view[0], "phase": phase, "done": done,
+                                       "detail": detail})
+
+    async def write_reports(self) -> None:
+        """The task that sends them; a daemon that does not know them goes without."""
+        async for told in self._reported:
+            with contextlib.suppress(CmanError, trio.EndOfChannel, trio.ClosedResourceError):
+                await self.ask("recovery", **told)
+
+    async def explain(self, facts: Callable[[], Awaitable[Mapping[str, object]]]) -> None:
+        """Until cancelled: tell what this process waits for whenever somebody asks (cman.explain has the form)."""
+        ended = (CmanError, trio.EndOfChannel, trio.ClosedResourceError)
+        with contextlib.suppress(*ended):
+            await self.ask("explains")
+        async for number in self._asked:
+            told = await facts()
+            with contextlib.suppress(*ended):
+                await self.ask("answer", number=number, facts=told)
+
     @contextlib.asynccontextmanager
     async def register(self, subsystem: str, port: int | None = None) -> AsyncIterator[None]:
         """While inside, `cman_tool leave` refuses and names this subsystem ("gfs2:my-gfs2").
@@ -295,6 +322,9 @@ class Cman:
                 group.hand(event)
                 if isinstance(event, Configuration) and any(m == group.me for m, _ in event.left):
                     del self._groups[group.name]
+        elif kind == "why":
+            with contextlib.suppress(trio.WouldBlock):
+                self._questions.send_nowait(int(message["number"]))
         elif kind == "cluster":
             cluster = Cluster.of(message)
             for watcher in self._watchers:
@@ -305,6 +335,8 @@ class Cman:
     def _end(self, why: CmanError) -> None:
         self._gone = why
         self._queued.close()
+        self._reports.close()
+        self._questions.close()
         for reply in self._replies.values():
             reply.close()
         for group in self._groups.values():
@@ -326,6 +358,7 @@ async def open_cman(path: Path | None = None) -> AsyncIterator[Cman]:
         async with stream, trio.open_nursery() as nursery:
             nursery.start_soon(cman.read)
             nursery.start_soon(cman.write)
+            nursery.start_soon(cman.write_reports)
             try:
                 yield cman
             finally:

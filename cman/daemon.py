@@ -33,7 +33,7 @@ from cman.handlers import Handlers, Use
 from cman.leftovers import Register, Unkillable
 from cman.logs import start_log
 from cman.network import NetworkError, Place, find_me, locate
-from cman.node import Changed, Effect, Ended, Log, NodeMachine, State
+from cman.node import Asked, Changed, Effect, Ended, Log, NodeMachine, State, Told
 from cman.notify import notify
 from cman.qdisk.shell import QuorumDisk
 from cman.restart import restart_machine
@@ -41,6 +41,7 @@ from cman.server import Server, SocketPlace
 from cman.state import StateDirectory, StateError
 from cman.totem.crypto import KEY_BYTES_MAX, CryptoError, Sealer, check_key
 from cman.totem.transport import Carrier, TransportSettings
+from cman.why import Why
 
 log = logging.getLogger("cman.CMAN")
 
@@ -78,6 +79,7 @@ class Daemon:
         self.fencing = Shell(self, Path(config.text("fence_daemon", "override_path") or ""))
         self.disk = QuorumDisk(self)
         self._handlers = Handlers(self, self._server.clients)
+        self._explainer = Why(self, self._server.clients)
 
     # What the handlers ask of their owner
 
@@ -153,6 +155,10 @@ class Daemon:
                 self._room = trio.Event()
             case Log(part, text, warning):
                 logging.getLogger(f"cman.{part}").log(logging.WARNING if warning else logging.INFO, "%s", text)
+            case Asked():
+                self._explainer.asked(effect)
+            case Told():
+                self._explainer.told(effect)
             case totem.StoreRingSeq(seq):
                 self._state.store_ring_seq(seq)
             case fence.FenceStart():
@@ -229,7 +235,9 @@ class Daemon:
                 except OSError as e:
                     return (f"UDP {self.addresses[self.node.me]} port {self._settings.port} "
                             f"{self.multicast_address()}: {e.strerror}")
-                nursery.start_soon(self._server.run, place.listener, self._handlers.table(), self._handlers.gone)
+                nursery.start_soon(self._server.run, place.listener,
+                                   {**self._handlers.table(), **self._explainer.table()}, self._handlers.gone)
+                nursery.start_soon(self._explainer.run)
                 nursery.start_soon(self._signals, signals)
                 nursery.start_soon(self.fencing.run)
                 nursery.start_soon(self.disk.run)

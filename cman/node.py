@@ -11,6 +11,7 @@ Every payload that totem carries begins with a byte that says whose it is:
        {"t": "fenced", "node": id, "by": agent, "asked": bool, "view": n}    counts only in the ring it was said in
        {"t": "life", "view": n, "ring": [seq, rep], "quorate": bool, "dirty": bool, "out": [id], "uncounted": [id],
         "expected": n or None, "votes": {id: n}}      where the sender comes from, and how it counts votes
+       {"t": "why", "number": n}     {"t": "facts", "to": id, "number": n, "facts": map}     what is blocked (cman.why)
 
 Rings that meet. Whenever somebody joins, all say from which ring they come. One of these rings goes on: the one that
 was quorate, of several the newest (the others did not notice that they were left behind). All others count votes as it
@@ -42,11 +43,14 @@ from cman.fence import domain as fence
 from cman.fence.plan import methods
 from cman.qdisk.votes import LEASE_MS_MAX, DiskVotes
 from cman.quorum import QuorumChange, QuorumMachine, QuorumState
+from cman.recovery import Phase, Recoveries, budgets
 from cman.roster import Roster
 from cman.views import Cluster, Node, NodeState
 
 BACKLOG_MAX = 4096              # messages of our own that totem would not take yet
+FACTS_BYTES_MAX = 128 << 10     # of what one node tells of itself
 GROUPS, SPREAD, CONTROL = b"G", b"S", b"C"
+LOCKSPACES = "dlm:"             # groups whose local members have something to recover when a member is lost
 
 
 class State(enum.Enum):
@@ -81,8 +85,25 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    """A member (perhaps this one) wants to know what is blocked here: answer with `say_facts`."""
+
+    sender: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The answer of a member to our question of that number."""
+
+    sender: int
+    number: int
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Log:
-    """A line for the log, of a part of the daemon ("TOTEM", "CMAN", "CCS", "CPG", "FENCE")."""
+    """A line for the log, of a part of the daemon ("TOTEM", "CMAN", "CCS", "CPG", "FENCE", "RECOVERY")."""
 
     part: str
     text: str
@@ -91,7 +112,7 @@ class Log:
 
 Effect: TypeAlias = (totem.Multicast | totem.SendTo | totem.StoreRingSeq | cpg.GroupMessage | cpg.GroupChange
                      | cpg.GroupWritable | spread.Store | spread.Adopt | spread.Finished | fence.FenceStart
-                     | fence.FenceStop | fence.FenceOver | Changed | Ended | Log)
+                     | fence.FenceStop | fence.FenceOver | Changed | Ended | Asked | Told | Log)
 
 
 class NodeMachine:
@@ -117,6 +138,12 @@ class NodeMachine:
         self.disk_name = ""
         self._disk_since_s = 0
         self.fence = fence.FenceDomain(me, fence_config(config))
+        self.recoveries = Recoveries(
+            budgets(config.totem.token_ms, config.totem.hold_ms, config.totem.consensus_ms,
+                    self.fence.config.post_fail_delay),
+            self._fence_waits)
+        self.started_ns = self.quorum_since_ns = 0      # for people; the second of this state of quorum
+        self._told_quorate = False
         self._fences = fencing
         self._fence_stale = False
         # What we have confirmed and not heard yet: the victim's lives when we knew.
@@ -139,6 +166,7 @@ class NodeMachine:
     # Inputs of the owner
 
     def start(self, now_ns: int) -> None:
+        self.started_ns = self.quorum_since_ns = now_ns
         self.totem.start(now_ns)
         self._settle(now_ns)
 
@@ -148,7 +176,8 @@ class NodeMachine:
         self._settle(now_ns)
 
     def next_timer(self) -> int | None:
-        due = (self.totem.next_timer(), self.disk.next_timer(), self.fence.next_timer() if self._fences else None)
+        due = (self.totem.next_timer(), self.disk.next_timer(), self.fence.next_timer() if self._fences else None,
+               self.recoveries.next_timer())
         return min((t for t in due if t is not None), default=None)
 
     def handle_timer(self, now_ns: int) -> None:
@@ -161,6 +190,7 @@ class NodeMachine:
         self._resign(now_ns)
         if self._fences:
             self.fence.handle_timer(now_ns)
+        self.recoveries.handle_timer(now_ns)
         self._settle(now_ns)
 
     def effects(self) -> list[Effect]:
@@ -185,6 +215,7 @@ class NodeMachine:
 
     def process_gone(self, pid: int, now_ns: int) -> None:
         """A client's connection has ended: its groups see it leave with PROCDOWN."""
+        self.recoveries.part_gone(pid, None, now_ns)
         if self.totem.state is not totem.State.LEFT:
             self.groups.process_gone(pid, now_ns)
             self._settle(now_ns)
@@ -208,6 +239,20 @@ class NodeMachine:
     def stored(self, update: tuple[int, int] | None, version: int, error: str, now_ns: int) -> None:
         """How a spread.Store went."""
         self.spread.stored(update, version, error)
+        self._settle(now_ns)
+
+    def report(self, pid: int, group: str, generation: int, phase: Phase, done: bool, detail: str,
+               now_ns: int) -> None:
+        """How far a local member of a lockspace's group is with recovering."""
+        self.recoveries.report(pid, group, generation, phase, done, detail, now_ns)
+        self._settle(now_ns)
+
+    def say_facts(self, to: int, number: int, facts: Mapping[str, object], now_ns: int) -> None:
+        """The answer to an Asked. Raises ValueError when it is too long."""
+        payload = CONTROL + msgpack.packb({"t": "facts", "to": to, "number": number, "facts": facts})
+        if len(payload) > FACTS_BYTES_MAX:
+            raise ValueError(f"facts of {len(payload)} bytes, at most {FACTS_BYTES_MAX}")
+        self._send(payload, now_ns)
         self._settle(now_ns)
 
     def ask_fence(self, nodeid: int, now_ns: int) -> None:
@@ -303,17 +348,42 @@ class NodeMachine:
                 if isinstance(told, totem.Trace):
                     self._log("CPG", str(told), told.warning)
                 else:
+                    if isinstance(told, cpg.GroupChange):
+                        self._note_parts(told, now_ns)
                     self._effects.append(told)
             numbers = self.quorum.effects()
             for said_of_votes in numbers:
-                self._from_quorum(said_of_votes)
+                self._from_quorum(said_of_votes, now_ns)
             if self._fence_stale:
                 self._look_at_victims(now_ns)
             cuts = self.fence.effects()
             for cut in cuts:
                 self._from_fence(cut, now_ns)
             if not lower and not middle and not upper and not numbers and not cuts:
-                return
+                break
+        if self.recoveries.open:
+            self.recoveries.look(self.quorum.unconfirmed, self.quorum.quorate and not self._lives_due, now_ns)
+        for line in self.recoveries.effects():
+            self._log("RECOVERY", line.text, line.warning)
+
+    def _note_parts(self, change: cpg.GroupChange, now_ns: int) -> None:
+        """Which of our processes have something to recover from the loss of others."""
+        if not change.group.startswith(LOCKSPACES):
+            return
+        for member, _ in change.left:
+            if member.node == self.me:
+                self.recoveries.part_gone(member.pid, change.group, now_ns)
+        gone = sorted({m.node for m, reason in change.left if reason is cpg.Reason.NODEDOWN})
+        for member in change.members:
+            if gone and member.node == self.me:
+                self.recoveries.part(member.pid, change.group, gone)
+
+    def _fence_waits(self, nodeid: int) -> str:
+        """What the fencing of a node waits for, in words."""
+        if not self.quorum.quorate:
+            return "quorum"
+        victim = self.fence.victims.get(nodeid)
+        return self.fence.waits_for(victim) if victim is not None else "word of where the members come from"
 
     def _from_totem(self, effect: totem.Effect, now_ns: int) -> None:
         match effect:
@@ -405,6 +475,9 @@ class NodeMachine:
         went = self.roster.changed(self._generation, change.members, change.joined, change.left, self._wall_s())
         for nodeid, reason in went.items():
             self._log("CMAN", f"node {self.name_of(nodeid)} {reason}", warning=reason == "lost")
+            if reason == "lost":
+                self.recoveries.lost(nodeid, self.name_of(nodeid), self._generation, self.totem.lost_ns,
+                                     self.totem.sought_ns, now_ns, self._wall_s())
         for nodeid in change.joined:
             self._log("CMAN", f"node {self.name_of(nodeid)} joined")
         self.spread.view_changed(self._generation, change.members)
@@ -447,10 +520,12 @@ class NodeMachine:
             case _:
                 self._effects.append(effect)
 
-    def _from_quorum(self, effect: QuorumChange | totem.Trace) -> None:
+    def _from_quorum(self, effect: QuorumChange | totem.Trace, now_ns: int) -> None:
         if isinstance(effect, totem.Trace):
             self._log("QUORUM", str(effect), effect.warning)
             return
+        if effect.quorate != self._told_quorate:
+            self._told_quorate, self.quorum_since_ns = effect.quorate, now_ns
         self._was_quorate = effect.quorate
         self._fence_stale = True
         if effect.quorate:
@@ -539,6 +614,11 @@ class NodeMachine:
                 self.fence.claimed(sender, int(message["node"]), bool(message["asked"]), now_ns)
             case "unfenced":
                 self.fence.failed(sender, int(message["node"]), str(message["says"]), now_ns)
+            case "why":
+                self._effects.append(Asked(sender, int(message["number"])))
+            case "facts":
+                if int(message["to"]) == self.me and isinstance(message["facts"], dict):
+                    self._effects.append(Told(sender, int(message["number"]), message["facts"]))
         self._effects.append(Changed())
 
     def _fenced(self, sender: int, nodeid: int, by: str, message: dict[str, Any], now_ns: int) -> None:

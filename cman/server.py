@@ -74,6 +74,7 @@ class Client:
         self.groups: dict[str, None] = {}
         self.subsystems: dict[str, int | None] = {}
         self.subscribed = False
+        self.explains = False           # it can say what it waits for
         self.scope = trio.CancelScope()
         self._socket = sock
         self._out: deque[bytes] = deque()

@@ -62,6 +62,7 @@ class CmanPort(Protocol):
 
     async def cluster(self) -> Cluster: ...
     async def join(self, name: str) -> GroupPort: ...
+    def report(self, group: str, view: tuple[int, int, int], phase: str, done: bool, detail: str = "") -> None: ...
     def watch(self) -> contextlib.AbstractAsyncContextManager[trio.MemoryReceiveChannel[Cluster]]: ...
     def register(self, subsystem: str, port: int | None = None) -> contextlib.AbstractAsyncContextManager[None]: ...
 
@@ -113,6 +114,11 @@ class Control(Generic[Space]):
         self.started = trio.Event()
         self.failed = ""
         self.on_deadlock: Callable[[bytes], object] | None = None
+        # The view of the group that is dealt with, the last one that was started with, and since when what is so.
+        self.view = self.started_view = (0, 0, 0)
+        self.since_s = trio.current_time()
+        self.on_start: Callable[[], object] = lambda: None
+        self._wants, self._wanted = "", tuple[int, ...]()
         self._cluster, self._on_note = cluster, on_note
         self._unconfirmed: tuple[int, ...] = ()
         self._kernels: set[int] = set()         # nodes whose kernel goes on with nobody to speak for it
@@ -127,6 +133,13 @@ class Control(Generic[Space]):
     @property
     def machine(self) -> Membership | None:
         return self._machine
+
+    def state(self, running: bool) -> dict[str, object]:
+        """What this lockspace waits for, as cman.explain has it."""
+        phase = self._machine.phase if self._machine is not None else "new"
+        return {"name": self.space.name, "running": running and phase == "running", "phase": phase,
+                "for_ms": round((trio.current_time() - self.since_s) * 1000), "waits_for": self.waits_for(),
+                "wants": self._wants, "wanted": list(self._wanted)}
 
     def waits_for(self) -> list[int]:
         """Nodes that are not ready for the next start."""
@@ -195,6 +208,8 @@ class Control(Generic[Space]):
     def _configuration(self, event: client.Configuration) -> None:
         if self._machine is None:
             self._machine = self._make(member_of(self.group.me))
+        self.view, self.since_s = event.view, trio.current_time()
+        self._wants, self._wanted = "", ()
         joined = [m.node for m, _ in event.joined]
         self.note(f"members {[m.node for m in event.members]}"
                   + (f" joined {joined}" if joined else "")
@@ -240,12 +255,16 @@ class Control(Generic[Space]):
             self._act(self._machine.prepared(what.number))
 
     def _waits_for_cman(self) -> str:
+        self._wants, self._wanted = "", ()
         if not self.quorate:
+            self._wants = "quorum"
             return "quorum"
         if self._kernels:
+            self._wants, self._wanted = "kernels", tuple(sorted(self._kernels))
             return (f"the end of {', '.join(f'node {n}' for n in sorted(self._kernels))}: its dlm_controld died and "
                     "its kernel goes on (fence_node, or reset it)")
         if self._unconfirmed:
+            self._wants, self._wanted = "fencing", self._unconfirmed
             return f"the fencing of {', '.join(f'node {n}' for n in self._unconfirmed)}"
         return ""
 
@@ -259,6 +278,8 @@ class Control(Generic[Space]):
                   + (f" left {list(start.left)}" if start.left else ""))
         self.node.start(self.space, [events.Node(n.node_id, comm_seq=n.incarnation) for n in start.nodes],
                         left=start.left)
+        self.started_view = self.view
+        self.on_start()
         self.started.set()
 
 
@@ -291,12 +312,13 @@ async def listening(local: Node, rng: random.Random) -> AsyncIterator[DlmNode]:
 @asynccontextmanager
 async def join(cman: CmanPort, name: str, *, lvb_bytes: int = 32, flags: int = 0,
                on_event: Callable[[RecoveryEvent], object] | None = None, on_leave: Callable[[], object] | None = None,
-               on_note: Callable[[str], object] | None = None,
+               on_note: Callable[[str], object] | None = None, last: bool = True,
                rng: random.Random | None = None) -> AsyncIterator[Lockspace]:
     """Be a member of a lockspace while inside; it runs when this is entered.
 
     name: up to 64 printable characters. on_note: called with each line of its history ("waits for quorum"). on_leave:
-    called when `dlm_tool leave` asks for it; without it that is refused. Raises JoinRefused; inside, everything raises
+    called when `dlm_tool leave` asks for it; without it that is refused. last: nothing stands on the lockspace that
+    would have to recover after it, and report that to cman. Raises JoinRefused; inside, everything raises
     Closed when cman ends.
     """
     if not 0 < len(name.encode()) <= NAME_MAX or not name.isprintable() or "/" in name:
@@ -304,7 +326,13 @@ async def join(cman: CmanPort, name: str, *, lvb_bytes: int = 32, flags: int = 0
     rng = rng or random.Random(int.from_bytes(os.urandom(16), "big"))
     local = await own_node(await cman.cluster(), name)
     async with listening(local, rng) as node, cman.register(f"dlm:{name}"), cman.watch() as watch:
-        space = node.lockspace(name, global_id(name), lvb_bytes=lvb_bytes, flags=flags, on_event=on_event)
+        def recovered(event: RecoveryEvent) -> None:
+            if isinstance(event, events.RecoverDone):
+                cman.report(f"dlm:{name}", control.started_view, "resume" if last else "dlm", True)
+            if on_event is not None:
+                on_event(event)
+
+        space = node.lockspace(name, global_id(name), lvb_bytes=lvb_bytes, flags=flags, on_event=recovered)
         group = await cman.join(f"dlm:{name}")
         control = Control(node, space, group, lvb_bytes=lvb_bytes, flags=flags, cluster=cman.cluster,
                           rng=rng, on_note=on_note)

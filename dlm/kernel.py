@@ -258,6 +258,7 @@ async def hold(cman: CmanPort, kernel: KernelDlm, name: str, leave: trio.Event, 
             group = await cman.join(f"dlm:{name}")
             control = Control(kernel, space, group, lvb_bytes=LVB_BYTES, flags=0, cluster=cman.cluster, rng=rng,
                               kernel=True)
+            control.on_start = lambda: cman.report(f"dlm:{name}", control.started_view, "resume", True)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(control.run, watch)
                 await leave.wait()

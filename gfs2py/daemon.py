@@ -33,6 +33,7 @@ TYPE_CHECKING = False       # what is not loaded here shortens every mount
 if TYPE_CHECKING:
     import threading
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     from gfs2py.daemon_files import ControlFiles
     from gfs2py.daemon_observe import Observer
@@ -215,7 +216,27 @@ class Daemon:
             raise MountError(f"cannot mount on {request.target}: {e.strerror}") from e
         self.connection.forget_mount()
         self.watchdog.mounted(self.connection.device, request.target)
+        if options.type == "gfs2":
+            self._explain()
         log.info(f"mounted source={request.source} target={request.target} type={options.type}")
+
+    def _explain(self) -> None:
+        """From here on the cluster's side of a shared mount can say who waits for which lock."""
+        from gfs2py.engine.mount import Mounted
+
+        assert self.session is not None
+        assert self.connection is not None
+        session, handle, device, target = self.session, self.handle, self.connection.device, self.request.target
+        if not isinstance(handle, Mounted) or not handle.cluster():
+            return
+
+        def look(waits: list[dict[str, Any]], holds: list[dict[str, Any]]) -> dict[str, Any]:
+            from gfs2py.controlfs.waits import look as found  # when somebody asks for the first time
+            from gfs2py.daemon_files import MountView
+
+            return found(MountView(session, handle, device, target), waits, holds)
+
+        handle.explain_with(look)
 
     def _connect(self, real: bool) -> None:
         """Make the superblock and answer its INIT."""
@@ -326,8 +347,17 @@ class Daemon:
         assert self.connection is not None
         self._observer = Observer(self.session, self.handle, {
             "source": self.request.source, "mount_point": self.request.target, "device": self.connection.device,
-            "type": self.request.options.type})
+            "type": self.request.options.type}, self._cluster_statistics)
         self._observer.start()
+
+    def _cluster_statistics(self) -> dict[str, Any]:
+        """Of glocks and of this node's place, by type and in words; for a shared mount."""
+        from gfs2py.engine import _inspect
+        from gfs2py.engine.mount import Mounted
+
+        if not isinstance(self.handle, Mounted) or not (cluster := self.handle.cluster()):
+            return {}
+        return {"cluster": cluster, "glocks": _inspect.type_statistics(self.handle)}
 
     def _on_session(self) -> None:
         """DESTROY is answered after the device is closed: when umount returns, it is free."""

@@ -69,6 +69,12 @@ class MountView:
     def resources(self) -> Sequence[Resource]:
         return self._mounted.contended()
 
+    def replay_percent(self) -> tuple[int, int] | None:
+        return self._mounted.replay_percent
+
+    def why(self) -> str:
+        return self._mounted.why()
+
     def tune(self) -> Mapping[str, int]:
         return _inspect.tune(self._mounted)
 

@@ -17,6 +17,8 @@ from gfs2py.daemon_log import log
 from gfs2py.stats import waiting_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from gfs2py.control.protocol import Arguments
     from gfs2py.control.server import ControlServer
     from gfs2py.fuse._ops import FileSystemHandle
@@ -58,8 +60,10 @@ class SlowRequests:
 class Observer:
     """The control socket's operations on one mount, and the look for slow requests."""
 
-    def __init__(self, session: Session, handle: FileSystemHandle, identity: dict[str, Any]) -> None:
-        self._session, self._handle, self._identity = session, handle, identity
+    def __init__(self, session: Session, handle: FileSystemHandle, identity: dict[str, Any],
+                 more: Callable[[], dict[str, Any]] = dict) -> None:
+        """more: statistics that only some file systems have."""
+        self._session, self._handle, self._identity, self._more = session, handle, identity, more
         self._since = time.monotonic()
         self._slow = SlowRequests()
         self._server: ControlServer | None = None
@@ -133,7 +137,7 @@ class Observer:
         requests = session.pop("opcodes")
         return {"uptime_s": time.monotonic() - self._since, "requests": requests, "session": session,
                 "engine": self._handle.statistics(), "latencies": self._handle.latencies(),
-                "process": process_statistics()}
+                "process": process_statistics(), **self._more()}
 
     def _tell_in_flight(self, arguments: Arguments) -> dict[str, Any]:
         from gfs2py.control.protocol import number

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 
 import trio
@@ -44,6 +44,14 @@ class FakeCman:
     def __init__(self, cluster: FakeCluster, node: int, pid: int) -> None:
         self.of, self.node, self.pid = cluster, node, pid
         self.registered: list[str] = []
+        self.reports: list[tuple[str, str, bool]] = []
+
+    def report(self, group: str, view: tuple[int, int, int], phase: str, done: bool, detail: str = "") -> None:
+        self.reports.append((group, phase, done))
+
+    async def explain(self, facts: Callable[[], Awaitable[Mapping[str, object]]]) -> None:
+        self.facts = facts
+        await trio.sleep_forever()
 
     async def cluster(self) -> Cluster:
         await trio.lowlevel.checkpoint()

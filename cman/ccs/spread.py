@@ -165,6 +165,17 @@ class Spread:
         """The cluster is quorate: what it runs now is what others have to follow."""
         self.established = self.established or self.synced
 
+    def waits_for(self) -> tuple[int, ...]:
+        """Members that keep the others from agreeing on a configuration: they have not said what they have, or (all
+        have) the one whose configuration is on its way."""
+        if self.synced:
+            return ()
+        return tuple(n for n in self._members if n not in self._hellos) or self._members[:1]
+
+    def storing(self) -> tuple[int, ...]:
+        """Members that have not stored an update of this node's clients yet."""
+        return tuple(sorted({n for update in self._updates.values() for n in update.waiting}))
+
     def propose(self, config: Config) -> int:
         """Spread a configuration that has been checked; Finished bears the number. Raises ValueError."""
         if len(self._updates) >= UPDATES_MAX:

@@ -120,6 +120,7 @@ class FenceDomain:
         self.config = config
         self.victims: dict[int, Victim] = {}
         self.history: list[str] = []
+        self.counts = {"attempts": 0, "failures": 0, "successes": 0}
         self.members: tuple[int, ...] = ()
         self.acting = False             # quorate, and all members have said where they come from
         self._acting_since_ns = 0
@@ -179,6 +180,7 @@ class FenceDomain:
                 self._put(replace(victim, stage=Stage.WAITING))
             return
         self._put(replace(victim, stage=Stage.RUNNING, claimed_by=sender))
+        self.counts["attempts"] += 1
         again = f", try {victim.tries + 1}" if victim.tries else ""
         whom = "" if sender == self.me else f" (by {self.name(sender)}{again})"
         self._log(f"fencing node \"{self.name(nodeid)}\"{whom or again}")
@@ -193,6 +195,7 @@ class FenceDomain:
             return
         says = says[:SAYS_MAX]
         tries = victim.tries + 1
+        self.counts["failures"] += 1
         wait_s = max(self.config.override_time, min(tries, RETRY_MAX_S))
         after = "given up" if victim.asked else f"again in {wait_s} s"
         self._log(f"fence \"{self.name(nodeid)}\" failed: {says}; {after}", warning=True)
@@ -206,6 +209,7 @@ class FenceDomain:
 
     def fenced(self, nodeid: int, by: str) -> None:
         """fenced {node, by} was delivered; the quorum machine knows it already."""
+        self.counts["successes"] += 1
         self._log(f"fence \"{self.name(nodeid)}\" success" + (f" ({by})" if by else ""))
         self._effects.append(FenceOver(nodeid, True, by))
         self._heard.pop(nodeid, None)

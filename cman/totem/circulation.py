@@ -110,6 +110,10 @@ class Circulation(Core):
             return
         ring.token_seq = token.token_seq
         self.counters["tokens"] += 1
+        if self.state is State.OPERATIONAL and self.seen_ns > self.opened_ns:
+            self.counters["rotations"] += 1
+            self.counters["rotations_ns"] += now_ns - self.seen_ns
+        self.seen_ns = now_ns
         self.graces = 0
         self.t_token = now_ns + self.config.token_ns if ring.successor != self.me else NEVER
         self.t_retransmit = self.t_wake = self.t_hold = NEVER

@@ -72,11 +72,14 @@ class Core:
         self.passed_to: NodeId = 0
         self.refused = False
         self.graces = 0
+        # For people: when the token was last here, when it had been when the ring broke, since when members are sought,
+        # when this ring opened.
+        self.seen_ns = self.lost_ns = self.sought_ns = self.opened_ns = 0
         self.room = config.mtu_bytes - wire.MCAST_OVERHEAD
         self.t_token = self.t_retransmit = self.t_hold = self.t_wake = NEVER
         self.t_join = self.t_consensus = self.t_merge = NEVER
         self.counters = {"tokens": 0, "token_retransmits": 0, "token_losses": 0, "sent": 0, "resent": 0, "received": 0,
-                         "delivered": 0, "dropped": 0, "rings": 0, "pauses": 0}
+                         "delivered": 0, "dropped": 0, "rings": 0, "pauses": 0, "rotations": 0, "rotations_ns": 0}
         self._effects: list[Effect] = []
 
     # Effects

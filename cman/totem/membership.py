@@ -27,6 +27,8 @@ class Membership(Circulation):
     def enter_gather(self, gather: Gather, reason: str, now_ns: int) -> None:
         """Seek members, with these sets to begin with."""
         old = self.state
+        if old is State.OPERATIONAL:
+            self.lost_ns, self.sought_ns = self.seen_ns, now_ns
         self.stop_timers()
         self.state = State.GATHER
         self.recovery, self.commit = None, None
@@ -215,6 +217,7 @@ class Membership(Circulation):
         self.reassembly.forget()
         self.queue.rewind()
         self.ring, self.recovery, self.commit = new, None, None
+        self.opened_ns = now_ns
         self.shunned = {}
         self.counters["rings"] += 1
         joined = tuple(node for node in new.members if node not in mates)

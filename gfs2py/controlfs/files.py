@@ -100,6 +100,8 @@ def make_tree(view: View, clock_ns: Callable[[], int] = time.monotonic_ns) -> Tr
         "lock_module": _lock_module(view),
         "tune": Folder({name: _tunable(view, name) for name in sorted(view.tune())})}
     if view.cluster():
+        # What `cman_tool why` says of this node.
+        files["why"] = File(lambda: view.why().encode(errors="replace"), slow=True)
         # As in dlm's debugfs.
         files["dlm_locks"] = File(lambda: formats.dlm_locks(view, clock_ns))
         files["dlm_waiters"] = File(lambda: formats.dlm_waiters(view.resources()))

@@ -66,17 +66,19 @@ def _described(holder: Holder) -> dict[str, Any]:
             "command": command_of(holder.pid) if holder.pid else "", "request": holder.what, "for_ns": holder.age_ns}
 
 
-def glocks_json(view: View) -> bytes:
-    """The file `glocks.json`: one JSON line for each glock that is held, waited for or wanted elsewhere."""
+def busy_glocks(view: View) -> list[dict[str, Any]]:
+    """The glocks that are held, waited for or wanted elsewhere, as the lines of `glocks.json` have them."""
     asked = view.in_flight()
     requests = Requests(asked, view.root_number())
     our_nodeid = int(view.cluster().get("nodeid", 0))
     resources = {r.name: r for r in view.resources()}
-    lines = []
-    for piece in view.glocks(waited_for(asked), True):
-        if not isinstance(piece, bytes):
-            lines.append(json.dumps(_glock(view, piece, requests, resources, our_nodeid)))
-    return "".join(line + "\n" for line in lines).encode()
+    return [_glock(view, piece, requests, resources, our_nodeid) for piece in view.glocks(waited_for(asked), True)
+            if not isinstance(piece, bytes)]
+
+
+def glocks_json(view: View) -> bytes:
+    """The file `glocks.json`: one JSON line for each of them."""
+    return "".join(json.dumps(one) + "\n" for one in busy_glocks(view)).encode()
 
 
 def _glock(view: View, one: Busy, requests: Requests, resources: Mapping[bytes, Resource],

@@ -106,16 +106,17 @@ class Handlers(pyfuse3.Operations):
     async def read(self, fh: pyfuse3.FileHandleT, off: int, size: int) -> bytes:
         one = self._open[fh]
         if one.picture is None or off == 0:
-            self._take(one)
+            await self._take(one)
         assert one.picture is not None
         return one.picture[off:off + size]
 
-    def _take(self, one: _Open) -> None:
+    async def _take(self, one: _Open) -> None:
         """A new picture: at the first read, and whenever somebody begins anew at the start."""
         assert one.node.read is not None
         self._drop(one)
         with self._told:
-            made = one.node.read()
+            made = await trio.to_thread.run_sync(one.node.read) if one.node.slow else one.node.read()
+        self._drop(one)         # somebody else of this descriptor may have been faster
         if self._held_bytes + len(made) > PICTURES_BYTES_MAX:
             raise pyfuse3.FUSEError(errno.ENOMEM)
         one.picture = made

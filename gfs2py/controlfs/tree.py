@@ -20,10 +20,12 @@ Writer = Callable[[str], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """read: what is in it, None: it cannot be read. write: does what the value asks; raises OSError."""
+    """read: what is in it, None: it cannot be read. write: does what the value asks; raises OSError. slow: reading asks
+    another process, and may wait for it."""
 
     read: Reader | None = None
     write: Writer | None = None
+    slow: bool = False
 
     @property
     def mode(self) -> int:

@@ -34,8 +34,12 @@ if TYPE_CHECKING:
         def mounted(self, replay: Callable[[int], bool], file_locks: FileLocks | None) -> None: ...
         def state(self) -> dict[str, Any]: ...
         def contended(self) -> Sequence[Any]: ...
+        def explain_with(self, look: Look) -> None: ...
+        def why(self) -> str: ...
         def stop(self) -> None: ...
 
+    # From waits and holds of fcntl locks to all that wait on the mount (controlfs.waits).
+    Look = Callable[[list[dict[str, Any]], list[dict[str, Any]]], dict[str, Any]]
     # With the lock table and what to call when the cluster is lost.
     Join = Callable[[str, Callable[[str], object]], Shared]
 
@@ -131,6 +135,15 @@ class Mounted(Gfs2):
     def contended(self) -> Sequence[Any]:
         """The locks at which nodes meet, as the lock manager knows them here."""
         return self._shared.contended() if self._shared is not None else []
+
+    def explain_with(self, look: Look) -> None:
+        """What to ask when somebody in the cluster wants to know what this mount waits for (controlfs.waits)."""
+        if self._shared is not None:
+            self._shared.explain_with(look)
+
+    def why(self) -> str:
+        """What is blocked on this node and why, in lines."""
+        return self._shared.why() if self._shared is not None else ""
 
     def replay(self, jid: int) -> bool:
         """Another node's journal, after its death; False when another survivor is at it. For any thread."""

@@ -28,6 +28,7 @@ CONTROL_NUMBER, MOUNTED_NUMBER = 4, 5
 _NONDISK = 1
 # Others need a moment to take note of a new member; looked at again after that long, and less often as time goes by.
 RETRY_MIN_S, RETRY_MAX_S = 0.02, 0.5
+_FIRST = "waiting for the control lock: another node is mounting, perhaps as the first"
 # Another node is busy with the journal.
 BUSY_S = 0.2
 
@@ -75,6 +76,7 @@ class MountControl:
         self._member: Lock | None = None        # the mounted lock
         self._kick = trio.Event()
         self._told = ""
+        self.waits_for = ""                     # while joining, for people
         self._dealt_with = -1                   # the last generation whose deaths are
         self.on_settled: Callable[[], object] = lambda: None
 
@@ -124,12 +126,13 @@ class MountControl:
         self._member = await space.lock(lock_name(_NONDISK, MOUNTED_NUMBER), LockMode.NL)
         delay_s = RETRY_MIN_S
         while (why := await self._try()) is not None:
+            self.waits_for = why
             self._tell(why)
             kick = self._kick
             with trio.move_on_after(delay_s):
                 await kick.wait()
             delay_s = min(delay_s * 1.5, RETRY_MAX_S)
-        self._mounted = True
+        self._mounted, self.waits_for = True, ""
         self._grants.unblock()
         return Seat(self.jid, self._first)
 
@@ -138,6 +141,7 @@ class MountControl:
         assert self._control is not None
         assert self._member is not None
         try:
+            self.waits_for = self.waits_for or _FIRST
             await self._control.convert(LockMode.EX)
             value = ControlValue.unpack(self._control.value)
             if value.generation == DISABLED:

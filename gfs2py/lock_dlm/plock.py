@@ -257,6 +257,10 @@ class Plocks:
 
     # -- for people
 
+    def waits_for(self) -> list[int]:
+        """Nodes whose mount is not through with those who are gone."""
+        return sorted({node for node, _ in self._knowing - self._ready}) if self.departed else []
+
     def counts(self) -> dict[str, int]:
         """What it is like now."""
         return {**self.table.counts(), "frozen": int(self.frozen), "held_back": len(self._held),

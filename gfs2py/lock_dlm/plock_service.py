@@ -35,12 +35,14 @@ class GroupPort(Protocol):
 
 
 class PlockService:
-    """One mount's part. through(dead): whether the mount is through with these; look() asks again."""
+    """One mount's part. through(dead): whether the mount is through with these; look() asks again. on_thaw: called
+    when all are, and requests that were held back are done."""
 
-    def __init__(self, locks: FileLocks, group: GroupPort, through: Callable[[tuple[Member, ...]], bool]) -> None:
+    def __init__(self, locks: FileLocks, group: GroupPort, through: Callable[[tuple[Member, ...]], bool],
+                 on_thaw: Callable[[], object] = lambda: None) -> None:
         self.locks, self.group = locks, group
         self.machine = Plocks((group.me.node, group.me.pid), locks)
-        self._through = through
+        self._through, self._on_thaw = through, on_thaw
         self._said = trio.Event()
 
     async def run(self) -> None:
@@ -59,6 +61,7 @@ class PlockService:
     async def _events(self) -> None:
         while True:
             event = await self.group.next()
+            frozen = self.machine.frozen
             if isinstance(event, client.Configuration):
                 self._configuration(event)
             else:
@@ -66,6 +69,8 @@ class PlockService:
                     self.machine.delivered((event.sender.node, event.sender.pid), event.data, late=event.late)
                 except PlockError as e:
                     log.error("file locks: a message of node %d is dropped: %s", event.sender.node, e)
+            if frozen and not self.machine.frozen:
+                self._on_thaw()
             self.look()
             self._said.set()
 

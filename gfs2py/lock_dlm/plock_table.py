@@ -408,6 +408,27 @@ class PlockTable:
             raise PlockError("the state of the locks is not of the form agreed on") from None
         self._tell()
 
+    def waiting(self) -> list[tuple[Request, list[Lock], Member | None]]:
+        """For people: requests of this node that wait in files which are not its own, the locks in their way, or the
+        node that is asked to hand the file over."""
+        found: list[tuple[Request, list[Lock], Member | None]] = []
+        for file in list(self.shared.values()):
+            found += [(r, file.ranges.conflicts(r.lock(who)), None) for who, r in list(file.waiters) if who == self.me]
+        for inode, moving in list(self.moving.items()):
+            found += [(r, [], self.owned.get(inode)) for who, r in list(moving.queue)
+                      if who == self.me and r.kind is Kind.SET]
+        return found
+
+    def wanted(self) -> list[tuple[int, list[Lock]]]:
+        """For people: this node's locks that somebody waits for."""
+        found = []
+        for inode, file in list(self.shared.items()):
+            ahead = [lock for lock in file.ranges.locks if lock.member == self.me
+                     and any(lock.conflicts(r.lock(who)) for who, r in file.waiters)]
+            if ahead:
+                found.append((inode, ahead))
+        return found
+
     def counts(self) -> dict[str, int]:
         """For people: files by state, locks and waiters of the shared ones."""
         return {"owned": sum(who == self.me for who in self.owned.values()), "owned_by_others":

@@ -14,28 +14,35 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import trio
 
+from cman.ask import Asker
 from cman.client import Cman, CmanError, open_cman
+from cman.explain import findings_of, lines
 from dlm.control import Control, join
 from dlm.core.events import ResourceDump
 from dlm.locks import Lockspace
 from gfs2py.engine._plock import FileLocks
 from gfs2py.errors import MountError
 from gfs2py.lock_dlm._manager import DlmLocks
+from gfs2py.lock_dlm.facts import plock_holds, plock_waits
 from gfs2py.lock_dlm.mounting import MountControl, Seat
 from gfs2py.lock_dlm.plock_service import PlockService
 from gfs2py.lock_dlm.ranges import Member
 
 STOP_LIMIT_S = 15.0
+WHY_LIMIT_S = 3.0
 OTHERS_LIMIT_S = 20.0           # for the replay of a journal by others while we mount
 # What a replay came to, in the words of lock_dlm's recover_status (LM_RD_*).
 GAVE_UP, SUCCESS = 308, 309
 LEAVE_LIMIT_S = 5.0
+
+# From the waits and holds of fcntl locks to what the mount itself says of who waits for what (controlfs.waits).
+Look = Callable[[list[dict[str, Any]], list[dict[str, Any]]], Mapping[str, Any]]
 
 
 def split_table(table: str) -> tuple[str, str]:
@@ -74,6 +81,7 @@ class SharedMount:
         self._log, self._narrate, self._lost = log, narrate, lost
         self._grants = _Grants()
         self._control = MountControl(self._grants, spectator=spectator, say=self._say)
+        self._control.on_settled = self._settled
         self._replay: Callable[[int], bool] | None = None
         self._file_locks: FileLocks | None = None
         self._token: trio.lowlevel.TrioToken | None = None
@@ -82,6 +90,11 @@ class SharedMount:
         self._space: Lockspace | None = None
         self._replayed = (-1, 0)                # the last journal, and what came of it
         self._stopping = False
+        self._cman: Cman | None = None
+        self._file_lock_service: PlockService | None = None
+        self._look: Look | None = None
+        self._stage_since_s = 0.0
+        self._replays: dict[int, tuple[bool, float]] = {}       # journal -> whether we are at it, since when
         self._waiting_since: dict[int, float] = {}      # journal -> when it was first left to others
         self._mounted, self._stop = trio.Event(), trio.Event()
         self._through = threading.Event()       # the first one's word is out
@@ -125,6 +138,19 @@ class SharedMount:
         """The resources at which two locks meet or somebody waits, as this node knows them. From any thread."""
         return self._space.machine.dump(contended=True) if self._space is not None else []
 
+    def explain_with(self, look: Look) -> None:
+        """What to ask the mount itself when somebody wants to know what it waits for. From any thread."""
+        self._look = look
+
+    def why(self) -> str:
+        """What is blocked on this node and why, in lines. From any thread but the cluster's, which is asked, too."""
+        try:
+            with Asker(limit_s=WHY_LIMIT_S) as cman:
+                found = findings_of(cman.ask("why"))
+        except CmanError as e:
+            return f"This node's cman cannot be asked: {e}\n"
+        return "".join(line + "\n" for line in lines(found))
+
     def stop(self) -> None:
         """Leave. The locks must be given back already; a dead mount's stand until others have replayed its journal."""
         self._stopping = True
@@ -146,6 +172,55 @@ class SharedMount:
             return MountError(e.errno or errno.EIO, e.strerror or str(e))
         return MountError(errno.EIO, str(e))
 
+    # -- the cluster's thread: what it tells of itself
+
+    def _settled(self) -> None:
+        """All deaths are dealt with, and the glocks go on; fcntl locks when the other nodes are as far."""
+        self._replays.clear()
+        self._report("journal")
+        if self._file_lock_service is not None:
+            self._file_lock_service.look()
+            if self._file_lock_service.machine.frozen:
+                return
+        self._report("resume")
+
+    def _thawed(self) -> None:
+        self._report("resume")
+
+    def _report(self, phase: str) -> None:
+        control = self._space.control if self._space is not None else None
+        if self._cman is not None and isinstance(control, Control):
+            self._cman.report(f"dlm:{self.name}", control.started_view, phase, True)
+
+    async def _facts(self) -> dict[str, Any]:
+        """What this mount waits for, as cman.explain has it. A mount must not end because somebody wanted to know."""
+        space, service, look = self._space, self._file_lock_service, self._look
+        control = space.control if space is not None else None
+        waits = plock_waits(service.machine) if service is not None else []
+        holds = plock_holds(service.machine) if service is not None else []
+        seen: Mapping[str, Any] = {}
+        if look is not None:
+            try:
+                seen = await trio.to_thread.run_sync(look, waits, holds)
+            except Exception as e:
+                self._log(f"what this mount waits for cannot be told: {type(e).__name__}: {e}")
+        mount = {"table": f"{self.cluster}:{self.name}", "mount_point": "", "waits": waits, "holds": holds, **seen,
+                 **self._mount_facts(seen.get("percent"))}
+        running = space is not None and space.machine.running
+        return {"spaces": [control.state(running)] if isinstance(control, Control) else [], "mounts": [mount]}
+
+    def _mount_facts(self, percent: tuple[int, int] | None) -> dict[str, Any]:
+        now_s, locks = trio.current_time(), self._grants.locks
+        stage = "mounted" if self._through.is_set() else "joining" if self.seat is None else "mounting"
+        journals = [{"jid": jid, "ours": ours, "for_ms": round((now_s - since_s) * 1000),
+                     "percent": percent[1] if percent is not None and percent[0] == jid else None}
+                    for jid, (ours, since_s) in sorted(self._replays.items())]
+        service = self._file_lock_service
+        return {"stage": stage, "stage_ms": round((now_s - self._stage_since_s) * 1000),
+                "joining": self._control.waits_for, "first": self.seat is not None and self.seat.first,
+                "blocked": locks is not None and bool(locks.blocked), "journals": journals,
+                "plocks_wait": service.machine.waits_for() if service is not None and service.machine.frozen else []}
+
     # -- the cluster's thread
 
     def _say(self, line: str) -> None:
@@ -162,7 +237,9 @@ class SharedMount:
         try:
             trio.run(self._main)
         except BaseException as e:
-            self._failure = e.exceptions[0] if isinstance(e, BaseExceptionGroup) else e
+            while isinstance(e, BaseExceptionGroup):
+                e = e.exceptions[0]
+            self._failure = e
             if self.seat is not None and not self._stopping:
                 self._lost(str(self._failure))
         if self._file_locks is not None:
@@ -172,12 +249,25 @@ class SharedMount:
 
     async def _main(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
+        self._stage_since_s = trio.current_time()
         async with open_cman() as cman:
-            await self._check(cman)
-            self._say(f"joining lockspace {self.name}")
-            async with (join(cman, self.name, on_event=self._control.on_event, on_note=self._note) as space,
-                        cman.register(f"gfs2:{self.name}")):
-                await self._live(cman, space)
+            self._cman = cman
+            try:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(cman.explain, self._facts)
+                    await self._in_cluster(cman)
+                    nursery.cancel_scope.cancel()
+            except BaseExceptionGroup as found:
+                if len(found.exceptions) == 1:
+                    raise found.exceptions[0] from None
+                raise
+
+    async def _in_cluster(self, cman: Cman) -> None:
+        await self._check(cman)
+        self._say(f"joining lockspace {self.name}")
+        async with (join(cman, self.name, on_event=self._control.on_event, on_note=self._note, last=False) as space,
+                    cman.register(f"gfs2:{self.name}")):
+            await self._live(cman, space)
 
     async def _check(self, cman: Cman) -> None:
         cluster = await cman.cluster()
@@ -215,11 +305,12 @@ class SharedMount:
             return (machine is not None and machine.phase == "running" and self._control.settled
                     and not any((m.node_id, m.port) in dead for m in machine.members))
 
-        service = PlockService(locks, group, through)
-        self._control.on_settled = service.look
+        service = PlockService(locks, group, through, self._thawed)
+        self._file_lock_service = service
         try:
             await service.run()
         finally:
+            self._file_lock_service = None
             with trio.move_on_after(LEAVE_LIMIT_S, shield=True), contextlib.suppress(CmanError):
                 await group.leave()
 
@@ -231,7 +322,12 @@ class SharedMount:
         if self._replay is None:
             self._leave_to_others(jid)
             return False
+        self._replays[jid] = (True, self._replays.get(jid, (True, trio.current_time()))[1])
         done = await trio.to_thread.run_sync(partial(self._replay, jid))
+        if done:
+            self._replays.pop(jid, None)
+        else:
+            self._replays[jid] = (False, self._replays[jid][1])
         self._replayed = (jid, SUCCESS if done else GAVE_UP)
         return done
 

@@ -25,10 +25,11 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "gfs2py.controlfs": ("gfs2py.fuse", "gfs2py.control"),
     "gfs2py.daemon_files": ("gfs2py.fuse", "gfs2py.engine", "gfs2py.controlfs", "gfs2py.daemon_log"),
     # Between the glocks and the lock manager; the daemon loads it for shared mounts only.
-    "gfs2py.lock_dlm": ("gfs2py.engine", "dlm", "cman.client"),
+    "gfs2py.lock_dlm": ("gfs2py.engine", "dlm", "cman.client", "cman.ask", "cman.explain"),
     # The composition root of a mount.
     "gfs2py.daemon": ("gfs2py.ondisk", "gfs2py.block", "gfs2py.engine", "gfs2py.fuse", "gfs2py.daemon_watch",
-                      "gfs2py.daemon_observe", "gfs2py.daemon_files", "gfs2py.control", "gfs2py.stats",
+                      "gfs2py.daemon_observe", "gfs2py.daemon_files", "gfs2py.control", "gfs2py.controlfs.waits",
+                      "gfs2py.stats",
                       "gfs2py.daemon_log", "gfs2py.daemon_streams", "gfs2py.lock_dlm", "gfs2py.words"),
     "gfs2py.daemon_streams": ("gfs2py.daemon_log",),
     "gfs2py.daemon_observe": ("gfs2py.fuse", "gfs2py.control", "gfs2py.stats", "gfs2py.daemon_log"),
@@ -50,6 +51,7 @@ PROJECT = ("gfs2py", "dlm", "cman", "rhcs_tools", "lab", "rgmanager", "lvs", "lu
 # Machines decide and never do: no clock, socket, disk or generator of their own.
 PURE = ("dlm.core", "cman.cpg", "cman.quorum", "cman.node", "cman.roster", "cman.ccs.spread",
         "cman.qdisk.machine", "cman.qdisk.ondisk", "cman.qdisk.votes",
+        "cman.recovery", "cman.facts", "cman.explain",
         *(f"cman.totem.{name}" for name in ("circulation", "config", "core", "effects", "flow", "gather", "machine",
                                             "membership", "pack", "recovery", "ring", "wire")))
 IMPURE = ("trio", "socket", "time", "random", "os", "logging", "threading")

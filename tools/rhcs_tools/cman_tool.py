@@ -1,6 +1,6 @@
 """cman_tool: this node's membership.
 
-Usage: cman_tool <join|leave|kill|expected|votes|version|wait|status|nodes|services|debug|keygen> [options]
+Usage: cman_tool <join|leave|kill|expected|votes|version|wait|status|nodes|services|why|debug|keygen> [options]
   join             start cman: -w wait until a member, -q until quorate, -t SECONDS at most;
                    instead of what cluster.conf says: -n NODENAME -m MULTICAST -p PORT -v VOTES -e VOTES -k KEYFILE
   leave [remove|force]  remove: the others lower their quorum; force: even if subsystems are active; -w wait, -t SECONDS
@@ -12,9 +12,11 @@ Usage: cman_tool <join|leave|kill|expected|votes|version|wait|status|nodes|servi
   status           this node and the cluster
   nodes            the nodes; -a with addresses, -f with fencing, -n NODE only it, -F id,name,type,addr,votes,exp,state
   services         groups and registered subsystems
+  why              what is blocked in the cluster, on which node, by what, since when, and what can be done; -l on
+                   this node only, -t SECONDS for an answer (default 8). Exit status 0: nothing is, 3: something is
   debug            -d LEVEL: how much cman logs (0 normal, 1 debug)
   keygen [FILE]    make the cluster's key (default /etc/cluster/cluster.key): copy it to every node
-Exit status: 0 done, 1 failed, 2 time is up. --json with status, nodes, services, version. -h help, -V version.
+Exit status: 0 done, 1 failed, 2 time is up. --json with status, nodes, services, version, why. -h help, -V version.
 """
 
 from __future__ import annotations
@@ -24,14 +26,17 @@ import getopt
 import json
 import os
 import secrets
+import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version as version_of
 from pathlib import Path
+from typing import Any
 
-from cman.ask import Asker
+from cman.ask import Asker, TimedOut
+from cman.explain import Finding, Silent, explain, findings_of, lines, short
 from cman.protocol import CmanError, Unreachable
 from cman.views import Cluster, Node
 
@@ -40,10 +45,21 @@ KEY_BYTES = 128
 FOREVER_S = 10**9
 UPDATE_LIMIT_S = 60.0
 TIMED_OUT = 2
+BLOCKED = 3                     # exit status of why
+WHY_LIMIT_S = 8                 # more than cman itself waits for the others
+SHORT_LIMIT_S = 3.0             # for what status says of it
 
 
 class UsageError(Exception):
     """The command line cannot be understood."""
+
+
+class Done(Exception):
+    """All was said; only the exit status is not 0."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__()
+        self.status = status
 
 
 class Failed(Exception):
@@ -220,13 +236,43 @@ def status_lines(version: str, c: Cluster) -> list[str]:
             f"Node addresses: {' '.join(c.addresses)}"]
 
 
+def blocked_lines(findings: Sequence[Finding], history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What `status` says beyond the fields of RHEL 5, if there is something to say."""
+    found = [f"Blocked: {line}" for line in short(findings)]
+    return found + [f"Last recovery: {one['text']}" for one in history[-1:]]
+
+
 def status(words: Words) -> None:
     with Asker() as cman:
         found, told = cman.cluster(), cman.ask("version")
+        why = cman.ask("why", limit_s=SHORT_LIMIT_S)
+    findings, history = findings_of(why), why["nodes"][0]["history"]
     if words.has("--json"):
-        _print_json({"version": told["version"], **dataclasses.asdict(found)})
+        _print_json({"version": told["version"], **dataclasses.asdict(found),
+                     "blocked": [one.plain() for one in findings], "history": history})
     else:
-        print("\n".join(status_lines(str(told["version"]), found)))
+        print("\n".join(status_lines(str(told["version"]), found) + blocked_lines(findings, history)))
+
+
+def why(words: Words) -> None:
+    """Everything is asked with a limit: what hangs is named."""
+    limit_s = words.number("-t") or WHY_LIMIT_S
+    facts: Sequence[Mapping[str, Any]] = ()
+    silent: list[Silent] = []
+    try:
+        with Asker(limit_s=limit_s) as cman:
+            told = cman.ask("why", cluster=not words.has("-l"))
+        facts, findings = told["nodes"], findings_of(told)
+    except TimedOut as e:
+        silent = [Silent(socket.gethostname(), "cman", e.pid, limit_s * 1000)]
+        findings = explain((), silent)
+    history = [{"on": one["name"], **past} for one in facts for past in one.get("history", ())]
+    if words.has("--json"):
+        _print_json({"blocked": [one.plain() for one in findings], "history": history, "nodes": facts})
+    else:
+        print("\n".join(lines(findings)))
+    if findings:
+        raise Done(BLOCKED)
 
 
 def _time(seconds: int) -> str:
@@ -312,13 +358,14 @@ def show_help(_: Words) -> None:
 
 OPERATIONS: dict[str, Callable[[Words], None]] = {
     "join": join, "leave": leave, "kill": kill, "expected": expected, "votes": votes, "version": version,
-    "wait": wait, "status": status, "nodes": nodes, "services": services, "debug": debug, "keygen": keygen}
+    "wait": wait, "status": status, "nodes": nodes, "services": services, "why": why, "debug": debug,
+    "keygen": keygen}
 
 
 def parse(argv: Sequence[str]) -> tuple[Callable[[Words], None], Words]:
     """Raises UsageError."""
     try:
-        options, operands = getopt.gnu_getopt(list(argv), "m:n:v:e:p:t:o:k:F:C:d:rVwqfah", ["json", "help"])
+        options, operands = getopt.gnu_getopt(list(argv), "m:n:v:e:p:t:o:k:F:C:d:rVwqfahl", ["json", "help"])
     except getopt.GetoptError as e:
         raise UsageError(str(e)) from None
     words = Words(options, operands)
@@ -346,6 +393,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as e:
         print(f"cman_tool: {e} (cman_tool -h tells what can be asked)", file=sys.stderr)
         return 1
+    except Done as e:
+        return e.status
     except Failed as e:
         print(f"cman_tool: {e}", file=sys.stderr)
         return e.status

@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 
 from cman.ask import Asker
+from cman.explain import duration
 from cman.protocol import Unreachable
 from cman.views import FenceDomainView, VictimView
 from rhcs_tools import plain
@@ -25,16 +26,6 @@ from rhcs_tools.plain import Failed
 
 JOIN_LIMIT_S = 300
 TIMED_OUT = 2
-
-
-def duration(ms: int) -> str:
-    """For people: "0.4 s", "12 s", "3 min 20 s"."""
-    seconds = ms / 1000
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{int(seconds) // 60} min {int(seconds) % 60} s"
 
 
 def wait_state(domain: FenceDomainView) -> str:

@@ -6,7 +6,7 @@ from gfs2py.engine._incore cimport glock, inode, opctx, sbd
 from gfs2py.engine._lockmanager cimport LockManager
 from gfs2py.engine._plock cimport FileLocks
 from gfs2py.engine._quotad cimport quotad
-from gfs2py.engine._recovery cimport jdesc, jhead
+from gfs2py.engine._recovery cimport jdesc, jhead, jstats
 from gfs2py.fuse._ops cimport FileSystemHandle
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -25,6 +25,8 @@ cdef class Gfs2(FileSystemHandle):
     cdef list journal_sizes         # bytes
     cdef tuple mounted_as           # lock protocol and table
     cdef readonly list recovered    # what replay did, by journal
+    cdef const jstats* replaying    # of the thread that replays; NULL: none does
+    cdef int replaying_jid
     cdef object say
     cdef jdesc own_jd               # our journal's map and head, if recovery found it clean
     cdef jhead own_head

@@ -464,6 +464,8 @@ cdef class Gfs2(FileSystemHandle):
             self._check(inode_get(sd, master, &ip), "statfs")
             ip.iflags |= I_SYSTEM
             cx.gl_flags = GL_NOEXP
+            self.replaying_jid = jid
+            self.replaying = &st
             with nogil:
                 err = inode_lock(&cx, ip, LM_ST_EXCLUSIVE) if sd.gls != NULL else 0
                 if err == 0 and sd.gls != NULL:
@@ -480,6 +482,7 @@ cdef class Gfs2(FileSystemHandle):
             self.say(f"jid={jid}: Replayed {st.replayed} of {st.found_meta + st.found_data} blocks, "
                      f"{st.revoked} revoked; Done")
         finally:
+            self.replaying = NULL
             journal_close(&jd)
 
     cdef _journal_check(self, int err, int jid, jdesc* jd):
@@ -731,6 +734,21 @@ cdef class Gfs2(FileSystemHandle):
         finally:
             with nogil:
                 glock_free(&gl)
+
+    @property
+    def replay_percent(self):
+        """How far the replay of a journal is that is under way, as (jid, percent); None: there is none.
+
+        Reading the log counts for one half, writing in place for the other.
+        """
+        cdef uint64_t percent = 0
+        if self.replaying == NULL:
+            return None
+        if self.replaying.log_blocks:
+            percent = 50 * <uint64_t>self.replaying.walked // self.replaying.log_blocks
+        if self.replaying.replayed:
+            percent += 50 * <uint64_t>self.replaying.written // self.replaying.replayed
+        return self.replaying_jid, percent
 
     def withdraw(self, reason="by request"):
         """Stops the mount at once: nothing more is written, every request gets EIO. Its locks stand until others have

@@ -13,6 +13,7 @@ cdef struct jstats:
     uint32_t log_blocks             # walked, from the tail to the head
     uint32_t found_meta, found_data # copies in them
     uint32_t replayed               # blocks written in place: the last copy of each
+    uint32_t walked, written        # how far it is: of log_blocks, and of replayed
     uint32_t revokes                # distinct blocks with a revoke
     uint32_t revoked                # distinct blocks not written because of one
     uint32_t stale_rgrps            # resource groups that were newer on the disk than in the journal

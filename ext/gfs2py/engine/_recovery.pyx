@@ -275,6 +275,7 @@ cdef int walk_log(replay* r) noexcept nogil:
                     err = take_revokes(r, lin, p, SIZEOF_META_HEADER)
             r.d_pos += 1
         lin += 1
+        r.st.walked = lin
     return err
 
 
@@ -383,6 +384,7 @@ cdef int write_all(replay* r, bint dry) noexcept nogil:
         n = r.n_todo - done if r.n_todo - done < chunk else chunk
         err = write_chunk(r, r.todo + done, n, buf, segs, dry)
         done += n
+        r.st.written = done
     free(segs)
     dev_free(buf)
     return err

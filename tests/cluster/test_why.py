@@ -1,0 +1,144 @@
+"""`cman_tool why` on nodes of the lab: a fence that fails until it does not, a lock of another node's process, a daemon
+that hangs, quorum that is gone."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from typing import Any
+
+import pytest
+
+from cluster.rooms import assert_gone, pids_of, wait_until
+from lab import Lab, guide_topology
+from lab.topology import SWITCH
+
+pytestmark = [pytest.mark.mount, pytest.mark.slow]
+
+TABLE = "mycluster:my-gfs2"
+NOTHING, BLOCKED = 0, 3
+
+HOLD = """
+import fcntl, sys, signal
+f = open("/gfs2/f", "r+")
+fcntl.lockf(f, fcntl.LOCK_EX)
+open("/tmp/" + sys.argv[1], "w").write("got it")
+signal.pause()
+"""
+
+
+def sh(room: Lab, node: str, script: str) -> str:
+    return room.exec(node, ["timeout", "60", "sh", "-c", script], check=True).stdout
+
+
+def why(room: Lab, node: str, kind: str = "") -> list[dict[str, Any]]:
+    """What is blocked in the cluster as this node tells it; of one kind only."""
+    done = room.exec(node, ["cman_tool", "why", "--json"])
+    found: list[dict[str, Any]] = json.loads(done.stdout)["blocked"]
+    assert done.returncode == (BLOCKED if found else NOTHING), done.stderr
+    return [one for one in found if kind in ("", one["kind"])]
+
+
+def start(room: Lab, node: str, name: str) -> int:
+    """A process that wants an exclusive fcntl lock on /gfs2/f and keeps it; its pid there."""
+    command = shlex.join(["python3", "-c", HOLD, name])
+    return int(sh(room, node, f"{command} > /dev/null 2>&1 < /dev/null & echo $!"))
+
+
+def has(room: Lab, node: str, name: str) -> bool:
+    return room.exec(node, ["test", "-s", f"/tmp/{name}"]).returncode == 0
+
+
+def test_why() -> None:
+    with Lab(guide_topology(3, size="256M")) as room:
+        room.start_cluster()
+        sh(room, "web1", f"mkfs.gfs2 -O -q -p lock_dlm -t {TABLE} -j 3 -J 8 /dev/sdb5")
+        for node in ("web1", "web2", "Mysql1"):
+            sh(room, node, "mount -t gfs2 /dev/sdb5 /gfs2")
+        assert why(room, "Mysql1") == []
+        assert sh(room, "web1", "cman_tool why; cat /run/gfs2/*/why") == "Nothing is blocked.\n" * 2
+        a_lock(room)
+        a_hung_daemon(room)
+        a_fence_that_fails(room)
+        pids = pids_of(room.place)
+    assert_gone(room.place, pids)
+
+
+def a_lock(room: Lab) -> None:
+    """web2 holds, web1 waits: Mysql1 can say who is who."""
+    sh(room, "web2", "touch /gfs2/f")
+    holder = start(room, "web2", "first")
+    wait_until(lambda: has(room, "web2", "first"), "the lock")
+    waiter = start(room, "web1", "second")
+    wait_until(lambda: why(room, "Mysql1", "lock") != [], "word of the wait")
+    (one,) = why(room, "Mysql1", "lock")
+    assert re.fullmatch(rf"fcntl lock on /f \(inode \d+ of {TABLE}\)", one["what"])
+    assert one["waits_for"] == f"python3 (pid {holder} fcntl) on web2"
+    assert one["blocked"] == [f"python3 (pid {waiter} SETLKW) on web1 wants EX"]
+    assert one["do"] == [f"let it end, or on web2: kill {holder}"]
+    assert one["for_ms"] >= 1000
+    assert f"kill {holder}" in sh(room, "web1", "cat /run/gfs2/*/why")      # what this node knows by itself
+    sh(room, "web2", f"kill {holder}")
+    wait_until(lambda: has(room, "web1", "second"), "the lock to be handed on")
+    sh(room, "web1", f"kill {waiter}")
+    wait_until(lambda: why(room, "Mysql1") == [], "nothing to be blocked")
+
+
+def a_hung_daemon(room: Lab) -> None:
+    """Somebody who does not answer is named, by its own node and by others."""
+    pid = int(sh(room, "web2", "pgrep -x gfs2d"))
+    sh(room, "web2", f"kill -STOP {pid}")
+    try:
+        for node in ("web2", "web1"):
+            (one,) = why(room, node, "daemon")
+            assert one["what"] == f"gfs2d (dlm:my-gfs2, gfs2:my-gfs2) pid {pid} on web2 does not answer"
+    finally:
+        sh(room, "web2", f"kill -CONT {pid}")
+    wait_until(lambda: why(room, "web1") == [], "it to answer again")
+
+
+def a_fence_that_fails(room: Lab) -> None:
+    """The switch is out of reach: the file system waits, and everybody says for what; then it is back."""
+    nodes = ("web1", "Mysql1")
+    room.partition(["web1", "web2", "Mysql1"], [SWITCH])
+    room.power("crash", "web2")
+    for node in nodes:
+        wait_until(lambda n=node: any(" try" in f["waits_for"] for f in why(room, n, "fence")),     # type: ignore[misc]
+                   "a try that has failed")
+        (one,) = [f for f in why(room, node) if f["kind"] == "fence"]
+        assert one["what"] == "fencing of web2 (node 1, lost)"
+        assert re.search(r"(second|third|\dth) try.*the last one failed: method 1: fence_wti on WTI-Fence: \w",
+                         one["waits_for"]), one
+        assert sorted(one["blocked"]) == [f"file system {TABLE} (/gfs2) on {n}" for n in sorted(nodes)]
+        assert "fence_ack_manual web2" in one["do"][1]
+        status = sh(room, node, "cman_tool status")
+        assert re.search(r"^Blocked: fencing of web2 \(node 1, lost\) for [^:]+: waits for ", status, re.MULTILINE)
+        assert "waits for: " in sh(room, node, "cat /run/gfs2/*/why")
+    over = re.compile('recovery from the loss of "web2": fence takes longer than its budget of 2.0 s')
+    wait_until(lambda: over.search(sh(room, "Mysql1", "cat /var/log/messages")) is not None, "a word about the budget")
+    room.heal()
+    for node in nodes:
+        wait_until(lambda n=node: why(room, n) == [], "nothing to be blocked any more")      # type: ignore[misc]
+        (past,) = json.loads(sh(room, node, "cman_tool status --json"))["history"]
+        assert (past["name"], list(past["phases_ms"])) == (
+            "web2", ["detection", "eviction", "fence", "dlm", "journal", "resume"])
+        assert past["text"] in sh(room, node, "cman_tool status; cat /var/log/messages")
+        assert past["phases_ms"]["fence"] > 2000
+        sh(room, node, "echo on > /gfs2/" + node)
+
+
+def test_without_quorum() -> None:
+    """Two of four are not enough: told, with what is missing; when they come back all is well."""
+    with Lab(guide_topology(4, size="128M")) as room:
+        room.start_cluster()
+        sh(room, "web1", f"mkfs.gfs2 -O -q -p lock_dlm -t {TABLE} -j 2 -J 8 /dev/sdb5; mount -t gfs2 /dev/sdb5 /gfs2")
+        room.power("crash", "web2", "Mysql1", "Mysql2")
+        wait_until(lambda: why(room, "web1", "quorum") != [], "the loss of quorum")
+        (one,) = why(room, "web1")
+        assert one["what"] == "no quorum on web1"
+        assert one["waits_for"].startswith("2 more votes (it has 1, quorum is 3); missing: ")
+        assert one["blocked"] in ([], [f"file system {TABLE} (/gfs2) on web1"])
+        assert one["do"][0].endswith(": service cman start")
+        pids = pids_of(room.place)
+    assert_gone(room.place, pids)
