@@ -184,10 +184,6 @@ class NodeMachine:
         due = self.totem.next_timer()
         if due is not None and due <= now_ns:
             self.totem.handle_timer(now_ns)
-        if self.disk.late(now_ns):
-            self._log("CMAN", "lost contact with quorum device: no word of its master in time", warning=True)
-            self._disk_changed()
-        self._resign(now_ns)
         if self._fences:
             self.fence.handle_timer(now_ns)
         self.recoveries.handle_timer(now_ns)
@@ -336,6 +332,11 @@ class NodeMachine:
 
     def _settle(self, now_ns: int) -> None:
         """Until no part has anything more to say to another."""
+        if self.disk.late(now_ns):
+            self._log("CMAN", "lost contact with quorum device: no word of its master in time", warning=True)
+            self._disk_changed()
+        if (ms := self.disk.ended(now_ns)) is not None:
+            self._send(CONTROL + msgpack.packb({"t": "qdisk", "view": self._generation, "ms": ms}), now_ns)
         while True:
             lower = self.totem.effects()
             for effect in lower:
@@ -487,11 +488,6 @@ class NodeMachine:
         self._was_quorate = self.quorum.quorate
         self._fence_stale = True
         self._effects.append(Changed())
-
-    def _resign(self, now_ns: int) -> None:
-        """Our word as the disk's master has run out, if it has."""
-        if (ms := self.disk.ended(now_ns)) is not None:
-            self._send(CONTROL + msgpack.packb({"t": "qdisk", "view": self._generation, "ms": ms}), now_ns)
 
     def _disk_changed(self) -> None:
         """The disk's votes as they are now; nothing if that is no news."""

@@ -6,7 +6,7 @@ seen by its block's timestamp changing. The rules are those of qdiskd, so that i
     INIT for some cycles, then RUN as long as the score suffices, else NONE.
     RUN, no master, lowest id, upgrade_wait over --> BID; the others ACK the lowest bidder below them
     ACK of every other running node, and master_wait cycles since the bid --> MASTER; a lower bidder: give way
-    two masters: the one with the higher id abdicates, one that was held up for longer than its lease does so, too
+    a master that sees another one abdicates (there, only the one with the higher id), so does one that was held up
     more than tko cycles without a change: dead. The master writes EVICT into the block and has cman kill the node.
 
 The master's mask says who may count the disk's votes: nodes that it sees on the disk *and* in its ring. So of a
@@ -348,7 +348,7 @@ class QdiskMachine:
 
     def _elect(self, ring: Collection[int], errors: bool) -> None:
         masters = sorted(n for n, s in self.nodes.items() if s.state is NodeState.MASTER and not self._silent(s))
-        if masters and self.state is NodeState.MASTER and masters[0] < self.me:
+        if masters and self.state is NodeState.MASTER:
             self._log("Master conflict: abdicating", warning=True)
             self._lower(NodeState.RUN)
         if self.state is NodeState.MASTER:

@@ -10,9 +10,11 @@ from sim.kernel import S
 from sim.options import draw
 from sim.run_cluster import ClusterRun
 from sim.run_lock import LockRun
+from sim.run_qdisk import QdiskRun
 from sim.run_totem import TotemRun
 
-RUNS: dict[str, Callable[..., TotemRun | ClusterRun]] = {"totem": TotemRun, "cluster": ClusterRun, "lock": LockRun}
+RUNS: dict[str, Callable[..., TotemRun | ClusterRun]] = {"totem": TotemRun, "cluster": ClusterRun, "lock": LockRun,
+                                                          "qdisk": QdiskRun}
 # Cluster time of one seed before peace is made.
 SEED_S = 120
 CALM_SEED_S = 4 * 3600

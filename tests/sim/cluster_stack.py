@@ -59,14 +59,14 @@ class Running:
     digest: bytes
 
 
-def cluster_conf(nodes: int, version: int, two_node: bool) -> bytes:
-    """A file for this many nodes."""
+def cluster_conf(nodes: int, version: int, two_node: bool, disk: str = "") -> bytes:
+    """A file for this many nodes; `disk`: what it says of a quorum disk."""
     entries = "".join(f'<clusternode name="n{n}" nodeid="{n}"><fence><method name="1"><device name="switch" '
                       f'port="{n}"/></method></fence></clusternode>' for n in range(1, nodes + 1))
     two = ' two_node="1" expected_votes="1"' if two_node else ""
     return (f'<cluster name="sim" config_version="{version}"><clusternodes>{entries}</clusternodes><cman{two}/>'
             f'<fencedevices><fencedevice name="switch" agent="fence_sim"/></fencedevices>'
-            f'<fence_daemon post_join_delay="2" override_time="1"/></cluster>').encode()
+            f'<fence_daemon post_join_delay="2" override_time="1"/>{disk}</cluster>').encode()
 
 
 class ClusterProcess:
@@ -181,11 +181,11 @@ def build_cluster(nodes: int, config: TotemConfig, two_node: bool = False,
                   cpg: Callable[..., CpgMachine] = CpgMachine,
                   quorum: Callable[..., QuorumMachine] = QuorumMachine,
                   process: Callable[[NodeMachine, SimNode], ClusterProcess] | None = None,
-                  ) -> Callable[[SimNode], ClusterProcess]:
+                  disk: str = "") -> Callable[[SimNode], ClusterProcess]:
     """For Kernel(build=...). Other machine classes are how planted bugs come in; `process` puts more on top."""
     def build(sim_node: SimNode) -> ClusterProcess:
         me, seq = sim_node.node_id, sim_node.stored.get(STORED_SEQ, 0)
-        conf = load(sim_node.stored.setdefault(STORED_FILE, cluster_conf(nodes, 1, two_node)))
+        conf = load(sim_node.stored.setdefault(STORED_FILE, cluster_conf(nodes, 1, two_node, disk)))
         node = NodeMachine(me, conf, seq, lambda: 0, given=sim_node.stored.get(STORED_GIVEN, b""))
         # The timers of the run's options, which a file could not all say; and the planted bugs.
         node.totem = TotemMachine(me, range(1, nodes + 1), config, seq)

@@ -55,6 +55,9 @@ class ClusterRun:
 
     # What the groups checker does not read: those of a stack on top.
     own_groups: tuple[str, ...] = ()
+    # What cluster.conf says of a quorum disk.
+    disk_conf = ""
+    peace_extra_ns = 0
 
     def __init__(self, seed: int, options: Options | None = None, cpg: Callable[..., CpgMachine] = CpgMachine,
                  quorum: Callable[..., QuorumMachine] = QuorumMachine) -> None:
@@ -63,8 +66,8 @@ class ClusterRun:
         self.rng: random.Random = stream(seed, "workload")
         self.power: random.Random = stream(seed, "power")
         nodes = list(range(1, self.options.nodes + 1))
-        two_node = len(nodes) == 2 and self.power.random() < 0.5
-        build = build_cluster(len(nodes), self.options.totem, two_node, cpg, quorum, self.process)
+        two_node = len(nodes) == 2 and self.power.random() < 0.5 and not self.disk_conf
+        build = build_cluster(len(nodes), self.options.totem, two_node, cpg, quorum, self.process, self.disk_conf)
         self.kernel = Kernel(nodes, build, Network(self.options.network, stream(seed, "network")))
         self.kernel.routes[Fence] = self.fence
         self.kernel.routes[Reboot] = self.reboot
@@ -153,7 +156,7 @@ class ClusterRun:
         """Spread a new configuration: of two at once only one may win."""
         if process.node.quorum.quorate:
             self.version += self.rng.randint(0, 1)
-            text = cluster_conf(self.options.nodes, self.version + 1, self.two_node)
+            text = cluster_conf(self.options.nodes, self.version + 1, self.two_node, self.disk_conf)
             try:
                 process.node.propose(load(text + b"<!-- %d -->" % process.me), now_ns)
             except ValueError:
@@ -179,7 +182,7 @@ class ClusterRun:
         self.faults.stop()
         self.loading = False
         self.kernel.network.set_options(NetworkOptions())
-        budget_ns = PEACE_TOKENS * self.options.totem.token_ns + 60 * S
+        budget_ns = PEACE_TOKENS * self.options.totem.token_ns + 60 * S + self.peace_extra_ns
         if not self.kernel.run_for(budget_ns, self.at_peace):
             raise Violation(f"no peace within {budget_ns / S:.0f} s: {[self.describe(n) for n in self.nodes()]}")
 
