@@ -28,6 +28,23 @@ else:
     signal.pause() if "keep" in sys.argv[3:] else None
 """
 
+# Locks one byte of the file, waits until all have theirs, and wants the next one's.
+CIRCLE = """
+import fcntl, os, sys, time
+f = open("/gfs2/f", "r+")
+at, of = int(sys.argv[1]), int(sys.argv[2])
+fcntl.lockf(f, fcntl.LOCK_EX, 1, at)
+print("first", flush=True)
+while not os.path.exists("/gfs2/go"):
+    time.sleep(0.05)
+try:
+    fcntl.lockf(f, fcntl.LOCK_EX, 1, (at + 1) % of)
+except OSError as e:
+    print(e.strerror, flush=True)
+else:
+    print("second", flush=True)
+"""
+
 
 def sh(room: Lab, node: str, script: str) -> str:
     return room.exec(node, ["timeout", "60", "sh", "-c", script], check=True).stdout
@@ -51,12 +68,20 @@ def ping_pong(room: Lab, options: str, wanted: str) -> None:
     command = f"ping_pong {options} /gfs2/ping {len(NODES) + 1}"
     pids = {node: start(room, node, command, "/tmp/ping.out") for node in NODES}
     for node in NODES:
-        wait_until(lambda node=node: says(room, node, "/tmp/ping.out", wanted),       # type: ignore[misc]
+        wait_until(lambda node=node: (counts(room, node, wanted) if "-rw" in options       # type: ignore[misc]
+                                      else says(room, node, "/tmp/ping.out", wanted)),
                    f"{wanted!r} of {command} on {node}", LIMIT_S)
     for node, pid in pids.items():
         sh(room, node, f"kill -9 {pid}; while kill -0 {pid} 2>/dev/null; do sleep 0.1; done")
         said = sh(room, node, "cat /tmp/ping.out")
         assert "fail" not in said, said
+
+
+def counts(room: Lab, node: str, wanted: str) -> bool:
+    """Whether that is the last count that it has said, for a while: a lost store shows in the next turn."""
+    said = sh(room, node, "cat /tmp/ping.out 2>/dev/null | tr '\\r' '\\n'")
+    last = said.rpartition("data increment")
+    return wanted in last[1] + last[2] and last[2].count("locks/sec") >= 2
 
 
 def test_file_locks() -> None:
@@ -68,10 +93,13 @@ def test_file_locks() -> None:
         sh(room, "web1", "touch /gfs2/f /gfs2/g")
         # Each of them sees the others' increments under the lock: one for each node that takes part.
         ping_pong(room, "-rw", f"data increment = {len(NODES)}")
+        # The same through mappings of one page: stores, and no read(2) or write(2).
+        ping_pong(room, "-rw -m", f"data increment = {len(NODES)}")
         ping_pong(room, "", "locks/sec")
         ping_pong(room, "-c", "locks/sec")
         for kind in ("fcntl", "flock"):
             exclusion(room, kind)
+        circle(room)
         crash(room)
         for node in ("web1", "Mysql1"):
             sh(room, node, "umount /gfs2")
@@ -93,6 +121,19 @@ def exclusion(room: Lab, kind: str) -> None:
     sh(room, "web1", f"kill -9 {holder}")
     wait_until(lambda: says(room, "Mysql1", "/tmp/wait2", "got it"), f"the {kind} lock of a killed process")
     sh(room, "Mysql1", f"kill -9 {waits}")
+
+
+def circle(room: Lab) -> None:
+    """Three nodes whose processes wait for each other: one of them is told, the others get their locks."""
+    for at, node in enumerate(NODES):
+        start(room, node, shlex.join(["python3", "-c", CIRCLE, str(at), str(len(NODES))]), "/tmp/circle")
+        wait_until(lambda node=node: says(room, node, "/tmp/circle", "first"),       # type: ignore[misc]
+                   f"the first lock of {node}")
+    sh(room, "web1", "touch /gfs2/go")
+    for node in NODES:
+        wait_until(lambda node=node: says(room, node, "/tmp/circle", "second")       # type: ignore[misc]
+                   or says(room, node, "/tmp/circle", "deadlock"), f"the end of the circle on {node}", LIMIT_S)
+    assert sum(says(room, node, "/tmp/circle", "deadlock") for node in NODES) == 1
 
 
 def crash(room: Lab) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from types import TracebackType
 
 from coherence.mounts import Mounts
@@ -23,6 +25,8 @@ for line in sys.stdin:
         answer = e.__class__.__name__ + ":" + str(e.errno)
     print(answer, flush=True)
 """
+
+LIMIT_S = 60.0
 
 
 class Program:
@@ -122,6 +126,37 @@ def appends(mounts: Mounts) -> None:
                 assert (two if who is one else one)(f"os.pread(r, 100000, 0) == {want.encode()!r}") == "True"
 
 
+def removed(mounts: Mounts) -> None:
+    """Space comes back when one node removes what others have only looked at, or when the last of them closes it."""
+    with Program(mounts, 0) as one, Program(mounts, 1) as two, Program(mounts, 2) as three:
+        free = "(lambda s: s.f_bfree * s.f_frsize)(os.statvfs('.'))"
+        one("os.mkdir('d'); os.sync()")
+        for who in (two, three):
+            who("os.stat('d')")
+        before = int(one(free))
+        one("for i in range(8): open(f'd/looked{i}', 'wb').write(bytes(400_000))")
+        one("open('d/open', 'wb').write(bytes(400_000)); os.sync()")
+        for who in (two, three):
+            assert who("sum(len(open(f'd/looked{i}', 'rb').read()) for i in range(8)), len(os.listdir('d'))") == \
+                "(3200000, 9)"
+        two("f = open('d/open', 'rb')")
+        one("[os.unlink(f'd/{name}') for name in os.listdir('d')]; os.rmdir('d')")
+        # What `two` has open stays: its data, its dinode.
+        back(mounts, lambda: int(one(free)) >= before - 450_000, "the space of files that others have looked at")
+        assert int(one(free)) < before - 390_000
+        assert two("len(f.read())") == "400000"
+        two("f.close()")
+        back(mounts, lambda: int(one(free)) >= before, "the space of a file that another node had open")
+
+
+def back(mounts: Mounts, check: Callable[[], bool], what: str) -> None:
+    """Waits for it, far longer than it takes."""
+    deadline = time.monotonic() + LIMIT_S
+    while not check():
+        assert time.monotonic() < deadline, f"{what} does not come back\n{mounts.report()}"
+        time.sleep(0.05)
+
+
 def reopened(mounts: Mounts) -> None:
     """Pages outlive the open file; a handle that may map takes them over under EX; O_TRUNC, unlink, a new file."""
     with Program(mounts, 0) as one, Program(mounts, 1) as two:
@@ -139,4 +174,4 @@ def reopened(mounts: Mounts) -> None:
         assert two("open('r', 'rb').read(), os.pread(f, 2, 0)") == "(b'4', b'33')"
 
 
-ALL = {play.__name__: play for play in (cached, sizes, stores, appends, reopened)}
+ALL = {play.__name__: play for play in (cached, sizes, stores, appends, reopened, removed)}

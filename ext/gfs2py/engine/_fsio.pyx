@@ -13,7 +13,7 @@ from gfs2py.engine._incore cimport LM_ST_EXCLUSIVE, LM_ST_SHARED, inode, opctx, 
 from gfs2py.engine._inode cimport inode_get, inode_lock, inode_put, inode_unlock, inodes_lock, inodes_unlock
 from gfs2py.engine._kcache cimport glock_fill, glock_filled
 from gfs2py.engine._log cimport log_sync
-from gfs2py.engine._nodes cimport node_writers, node_written
+from gfs2py.engine._nodes cimport node_delete_again, node_wanted, node_writers, node_written
 from gfs2py.engine._rgrp cimport rgrp_fitrim, rs_drop
 from gfs2py.engine._statfs cimport statfs_get
 from gfs2py.engine._sync cimport (gl_atomic_dec32, gl_atomic_inc32, gl_atomic_load32, gl_atomic_look32,
@@ -122,6 +122,12 @@ cdef int do_open(void* p, fs_req* rq, uint64_t nodeid, uint32_t flags, fs_open* 
     return 0
 
 
+cdef inline void _closed(gfs2_fs* fs, inode* ip) noexcept nogil:
+    """What another node wanted to delete meanwhile is tried from here; our kernel lets go of it when it is asked."""
+    if fs.sd.gls != NULL and node_wanted(&fs.nd, ip.no_addr):
+        node_delete_again(&fs.nd, ip.no_addr)
+
+
 cdef int do_release(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint32_t flags, uint64_t lock_owner,
                     bint flock_unlock) noexcept nogil:
     cdef gfs2_fs* fs = <gfs2_fs*>p
@@ -132,6 +138,7 @@ cdef int do_release(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint32_t 
         rs_drop(fs.sd, h.ip)
         node_writers(&fs.nd, h.ip.no_addr, -1)
     mapper_gone(h.ip, h.flags)
+    _closed(fs, h.ip)
     inode_put(h.ip)
     free(h)
     return 0
@@ -163,10 +170,12 @@ cdef int do_opendir(void* p, fs_req* rq, uint64_t nodeid, uint32_t flags, fs_ope
 
 
 cdef int do_releasedir(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh) noexcept nogil:
+    cdef gfs2_fs* fs = <gfs2_fs*>p
     cdef handle* h = <handle*>fh
     if h != NULL:
         if h.caches:
             gl_atomic_dec32(&h.ip.dir_cachers)
+        _closed(fs, h.ip)
         inode_put(h.ip)
         free(h)
     return 0

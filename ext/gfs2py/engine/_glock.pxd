@@ -43,6 +43,7 @@ cdef enum:
 cdef enum:                          # gls.planted
     PLANT_NONE = 0, PLANT_NO_FLUSH = 1, PLANT_KEEP_VALID = 2, PLANT_KEEP_BUFFERS = 3, PLANT_NO_LVB = 4
     PLANT_NO_TAIL = 5, PLANT_NO_DATA = 6, PLANT_KEEP_PAGES = 7, PLANT_KEEP_ATTRS = 8, PLANT_ONE_ROUND = 9
+    PLANT_KEEP_INODES = 10
 
 cdef enum:                          # glx.taking: the kernel's pages
     TAKE_NO = 0

@@ -147,6 +147,7 @@ cdef struct gls:
     void (*unpark)(void* arg, uint64_t unique) noexcept nogil       # NULL: operations sleep
     void* unpark_arg
     bint (*known)(sbd* sd, uint64_t addr) noexcept nogil            # does the kernel know this inode?
+    void (*wanted)(sbd* sd, uint64_t addr) noexcept nogil           # another node wants to delete it
     # other nodes want the iopen glock `x`, which stays here: whoever waits for it is to go on without
     void (*poke)(glx* x) noexcept nogil
     void* iopens                    # _iopen

@@ -10,4 +10,5 @@ cdef uint64_t kcache_node(const glx* x) noexcept nogil
 cdef bint kcache_pages(gls* gs, glx* x, int32_t target) noexcept nogil  # pages that must go before x does
 cdef void kcache_set_out(void* who) noexcept nogil                      # a glx: the kernel is told right now
 cdef bint kcache_attrs(gls* gs, glx* x) noexcept nogil
+cdef void kcache_inode(gls* gs, uint64_t addr) noexcept nogil           # if nobody here uses it
 cdef void kcache_watch(gls* gs) noexcept nogil

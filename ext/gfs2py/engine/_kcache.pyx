@@ -12,7 +12,7 @@ under SH nothing of theirs is in the page cache), else SH. Handles open for writ
 (FOPEN_DIRECT_IO): a write(2) that waits for EX would hold its page locked, and there SH would not do.
 """
 from libc.stdint cimport int32_t, uint64_t
-from gfs2py.engine._glock cimport PLANT_KEEP_ATTRS, PLANT_KEEP_PAGES
+from gfs2py.engine._glock cimport PLANT_KEEP_ATTRS, PLANT_KEEP_INODES, PLANT_KEEP_PAGES
 from gfs2py.engine._incore cimport (LM_ST_EXCLUSIVE, LM_ST_UNLOCKED, LM_TYPE_INODE, glock, gls, glx, inode, sbd)
 from gfs2py.engine._sbd cimport sd_assert_failed
 from gfs2py.engine._sync cimport (dlink, gl_atomic_load32, gl_atomic_look32, gl_atomic_look64, gl_atomic_note64,
@@ -63,6 +63,11 @@ cdef bint kcache_attrs(gls* gs, glx* x) noexcept nogil:
     if not root and not gs.known(sd, x.gl.number):
         return True
     return gs.kernel.drop_attrs(gs.kernel.arg, kcache_node(x)) != -ENOENT or root or not gs.known(sd, x.gl.number)
+
+
+cdef void kcache_inode(gls* gs, uint64_t addr) noexcept nogil:
+    if gl_atomic_load32(&gs.has_kernel) and gs.planted != PLANT_KEEP_INODES:
+        gs.kernel.drop_unused(gs.kernel.arg, addr)
 
 
 cdef void kcache_watch(gls* gs) noexcept nogil:

@@ -29,7 +29,7 @@ from gfs2py.engine._iopen cimport iopen_forgotten, iopens_destroy, iopens_init
 from gfs2py.engine._lockmanager cimport LockManager
 from gfs2py.engine._log cimport log_destroy, log_init, log_shutdown, log_start, log_stop
 from gfs2py.engine._names cimport names_destroy, names_init
-from gfs2py.engine._nodes cimport (node_delete_again, node_known, nodes_count, nodes_destroy, nodes_drain,
+from gfs2py.engine._nodes cimport (node_delete_again, node_known, node_want, nodes_count, nodes_destroy, nodes_drain,
                                    nodes_forget_all, nodes_init, nodes_start, nodes_stop)
 from gfs2py.engine._observe cimport ob_attach, ob_background, ob_detach, ob_latencies
 from gfs2py.engine._plock cimport FileLocks
@@ -81,8 +81,18 @@ cdef bint _nobody(sbd* sd, uint64_t addr) noexcept nogil:
     return False                    # not mounted yet
 
 
+cdef void _not_yet(sbd* sd, uint64_t addr) noexcept nogil:
+    pass
+
+
 cdef bint _known(sbd* sd, uint64_t addr) noexcept nogil:
     return node_known(&(<mounted*>sd.mnt).f.nd, addr)
+
+
+cdef void _wanted(sbd* sd, uint64_t addr) noexcept nogil:
+    """Another node wants to delete what our kernel knows: tried here until the kernel has let go of it."""
+    node_want(&(<mounted*>sd.mnt).f.nd, addr)
+    node_delete_again(&(<mounted*>sd.mnt).f.nd, addr)
 
 
 cdef void _delete_again(sbd* sd, uint64_t addr) noexcept nogil:
@@ -258,6 +268,7 @@ cdef class Gfs2(FileSystemHandle):
         self.m.locks.gone = glop_gone
         self.m.locks.poke = glop_poke
         self.m.locks.known = _nobody
+        self.m.locks.wanted = _not_yet
         sd.gls = &self.m.locks
         if iopens_init(sd) or names_init(sd) or flocks_init(sd):
             raise MemoryError
@@ -583,6 +594,7 @@ cdef class Gfs2(FileSystemHandle):
         if sd.gls != NULL:
             f.nd.forgotten = iopen_forgotten
             sd.gls.known = _known
+            sd.gls.wanted = _wanted
             sd.delete_again = _delete_again
         if sd.flags & SDF_SPECTATOR:
             sd.flags |= SDF_RDONLY

@@ -129,6 +129,7 @@ cdef void node_looked_up(nodes* nd, uint64_t addr, bint unlinked) noexcept nogil
         e.addr = addr
         e.nlookup = 0
         e.unlinked = 0
+        e.wanted = 0
         e.writers = 0
         s.count += 1
     e.nlookup += 1
@@ -209,6 +210,27 @@ cdef bint node_written(nodes* nd, uint64_t addr) noexcept nogil:
     written = e != NULL and e.writers != 0
     pthread_mutex_unlock(&s.lock)
     return written
+
+
+cdef void node_want(nodes* nd, uint64_t addr) noexcept nogil:
+    cdef node_shard* s = _shard(nd, addr)
+    cdef node* e
+    pthread_mutex_lock(&s.lock)
+    e = _find(s, addr)
+    if e != NULL:
+        e.wanted = 1
+    pthread_mutex_unlock(&s.lock)
+
+
+cdef bint node_wanted(nodes* nd, uint64_t addr) noexcept nogil:
+    cdef node_shard* s = _shard(nd, addr)
+    cdef node* e
+    cdef bint wanted
+    pthread_mutex_lock(&s.lock)
+    e = _find(s, addr)
+    wanted = e != NULL and e.wanted != 0
+    pthread_mutex_unlock(&s.lock)
+    return wanted
 
 
 cdef void nodes_forget_all(nodes* nd) noexcept nogil:

@@ -3,7 +3,7 @@
 An invalidation can block in the kernel until a READ or WRITE of this very mount is answered; written by a worker it
 would wait for itself, in a state that only the abort of the connection ends.
 """
-from libc.errno cimport EAGAIN, EINVAL, ENOMEM
+from libc.errno cimport EAGAIN, EINVAL, ENOMEM, ENOSYS
 from libc.stddef cimport size_t
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
@@ -27,6 +27,7 @@ cdef int ENOTCONN = 107
 
 cdef enum:
     DIRECT_DROPS_MINOR = 42
+    PRUNE_MINOR = 45
 
 
 cdef int write_notice(session* se, notice* n) noexcept nogil:
@@ -275,8 +276,15 @@ cdef int _drop_attrs(void* arg, uint64_t nodeid) noexcept nogil:
     return err
 
 
+cdef int _drop_unused(void* arg, uint64_t nodeid) noexcept nogil:
+    if (<session*>arg).kernel_minor < PRUNE_MINOR:
+        return -ENOSYS
+    return session_notify_prune(<session*>arg, nodeid, NULL, NULL)
+
+
 cdef void session_kernel(session* se, fs_kernel* out) noexcept nogil:
     out.arg = se
     out.direct_drops = se.kernel_minor >= DIRECT_DROPS_MINOR
     out.drop_inode = _drop_inode
     out.drop_attrs = _drop_attrs
+    out.drop_unused = _drop_unused

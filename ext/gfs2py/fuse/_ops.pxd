@@ -87,6 +87,9 @@ cdef struct fs_kernel:
     # The attributes alone, by the caller's thread: it does not block. -ENOENT: the kernel does not know the inode, or
     # not yet, while a reply that names it is on its way. -ENOTCONN: the session has ended.
     int (*drop_attrs)(void* arg, uint64_t nodeid) noexcept nogil
+    # The inode itself, if nobody uses it, by a thread of the session's own; its FORGET tells. -ENOSYS: a kernel before
+    # Linux 6.18 keeps it until it needs the memory.
+    int (*drop_unused)(void* arg, uint64_t nodeid) noexcept nogil
 
 cdef struct fs_ops:
     void (*init)(void* fs) noexcept nogil
