@@ -189,10 +189,9 @@ SECTIONS: tuple[Section, ...] = (
         _flag("log_debug", False, "Log every message."),
         _choice("protocol", "tcp", "tcp", "Transport between lock managers."),
         _flag("enable_quorum", False, "Lockspaces wait for quorum."),
-        _flag("enable_deadlk", False, "Look for deadlocks."),
         _flag("enable_plock", True, "Carry fcntl locks."),
         _number("plock_rate_limit", 0, 0, 1_000_000, "fcntl locks per second; 0: no limit."),
-        *_idle("enable_fencing timewarn plock_debug plock_ownership"),
+        *_idle("enable_deadlk enable_fencing timewarn plock_debug plock_ownership"),
         *_idle("drop_resources_time drop_resources_count drop_resources_age"))),
     Section("cluster/dlm/lockspace", "One lockspace.", (
         _name("name", "Its name."), _flag("nodir", False, "No directory: masters by weight.")), many=True),
