@@ -3,6 +3,7 @@
 Facts are maps as cman.facts makes them, with what the node's processes say of themselves:
 
     node       cman.facts.node_facts, and "clients": [client]
+    qdisk      of node: cman.views.QdiskView as a map, or missing
     client     {"pid", "comm", "subsystems": [name], "silent_ms": n or None,
                "answer": {"spaces": [space], "mounts": [mount]}}
     space      a lockspace: {"name", "running", "phase", "for_ms", "wants": "" | "quorum" | "fencing" | "kernels",
@@ -142,9 +143,9 @@ def explain(nodes: Iterable[Facts], silent: Sequence[Silent] = ()) -> list[Findi
         world.names.update({int(n): str(name) for n, name in (node.get("names") or {}).items()})
         world.names[int(node["nodeid"])] = str(node["name"])
     _find_blocked(world)
-    found = [*_silent(world, silent), *_joining(world), *_quorum(world), *_fences(world), *_lockspaces(world),
-             *_journals(world), *_mounting(world), *_withdrawn(world), *_locks(world), *_storing(world),
-             *_over_budget(world)]
+    found = [*_silent(world, silent), *_joining(world), *_quorum(world), *_disks(world), *_fences(world),
+             *_lockspaces(world), *_journals(world), *_mounting(world), *_withdrawn(world), *_locks(world),
+             *_storing(world), *_over_budget(world)]
     return found[:FINDINGS_MAX]
 
 
@@ -250,10 +251,32 @@ def _quorum(world: _World) -> Iterator[Finding]:
         names = joined(world.name(n) for n in missing)
         do = [f"start the missing nodes ({names}): service cman start"] if missing else []
         do.append(f"if they cannot come back and are certainly off: cman_tool expected -e {node.get('votes')}")
+        disk = node.get("qdisk") or {}
+        without = "; the quorum disk's votes are not here" if disk.get("configured") and not disk.get("counts") else ""
         yield Finding("quorum", f"no quorum on {joined(world.name(n) for n in members)}",
                       f"{need} more vote{'s' if need != 1 else ''} (it has {node.get('votes')}, quorum is "
-                      f"{node.get('quorum')}){'; missing: ' + names if missing else ''}",
+                      f"{node.get('quorum')}){'; missing: ' + names if missing else ''}{without}",
                       int(node.get("quorum_ms", 0)), tuple(world.blocked.get(("quorum", members), ())), tuple(do))
+
+
+def _disks(world: _World) -> Iterator[Finding]:
+    """Nodes that cannot reach the quorum disk, or are not fit for it."""
+    for node in world.nodes:
+        disk = node.get("qdisk") or {}
+        name, device = world.name(int(node["nodeid"])), disk.get("device") or disk.get("label")
+        hung_s = int(disk.get("hung_s") or 0)
+        if hung_s:
+            yield Finding("quorum disk", f"{device} hangs on {name}", "the storage to answer", hung_s * 1000, (),
+                          (f"look at the path from {name} to its storage; the others evict and fence it",))
+        elif disk.get("trouble"):
+            yield Finding("quorum disk", f"{device} cannot be used on {name}: {disk['trouble']}",
+                          "the disk to be read and written again", None, (),
+                          (f"mkqdisk -L on {name}; look at the path to its storage",))
+        down = [str(h.get("program")) for h in disk.get("heuristics") or () if not h.get("up")]
+        if down and int(disk.get("score", 0)) < int(disk.get("score_needed", 0)):
+            yield Finding("quorum disk", f"{name} scores {disk['score']} of {disk['score_max']}, "
+                          f"{disk['score_needed']} needed", f"success of {joined(repr(p) for p in down)}", None, (),
+                          (f"run the program on {name} by hand",))
 
 
 def _ordinal(number: int) -> str:

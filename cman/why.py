@@ -7,6 +7,7 @@ limit is named, so nothing that hangs can make this hang. What the facts mean is
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from cman import protocol
 from cman.facts import node_facts, statistics
 from cman.node import Asked, NodeMachine, Told
 from cman.protocol import Arguments, CmanError
+from cman.qdisk.shell import QuorumDisk
 from cman.recovery import WORDS, Phase
 from cman.server import Client, Handler
 from cman.totem import State
@@ -38,6 +40,7 @@ class Owner(Protocol):
     """The daemon, as seen from here."""
 
     node: NodeMachine
+    disk: QuorumDisk
 
     def now(self) -> int: ...
     def pump(self) -> None: ...
@@ -189,7 +192,8 @@ class Why:
                     "answer": question.came.get(c.number),
                     "silent_ms": waited_ms if c.number in question.wanted and c.number not in question.came else None}
                    for c in self._clients.values() if c.subsystems or c.number in question.wanted]
-        return {**node_facts(self._owner.node, self._owner.now()), "clients": clients}
+        return {**node_facts(self._owner.node, self._owner.now()), "clients": clients,
+                "qdisk": dataclasses.asdict(self._owner.disk.view())}
 
     async def _elsewhere(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """All other members, and those of them that did not answer."""

@@ -170,14 +170,15 @@ def scan(folder: Path = Path("/dev")) -> list[Found]:
 def find(label: str, preferred: str = "", folder: Path = Path("/dev")) -> str:
     """The device with this label. Raises QdiskError when there is none, or when there are several disks.
 
-    Several devices may be paths to one disk: their headers are the same. Then the preferred one is taken, and a loop
-    device only when there is nothing else.
+    The preferred one is taken if it has the label. Several devices may be paths to one disk: their headers are the
+    same. Then a loop device is taken only when there is nothing else.
     """
     found = [f for f in scan(folder) if f.header.label == label]
+    if any(preferred in f.paths for f in found):
+        return preferred
     if not found:
         raise QdiskError(f"no device has the label {label!r}")
     if any(f.header != found[0].header for f in found):
-        raise QdiskError(f"more than one disk has the label {label!r}: {', '.join(f.paths[-1] for f in found)}")
-    if any(preferred in f.paths for f in found):
-        return preferred
+        raise QdiskError(f"more than one disk has the label {label!r}: {', '.join(f.paths[-1] for f in found)}; "
+                         "say which by device")
     return min((f.paths[-1] for f in found), key=lambda path: ("/loop" in path, path))

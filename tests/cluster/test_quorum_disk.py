@@ -18,9 +18,12 @@ from lab.etc import cluster_conf
 
 pytestmark = [pytest.mark.mount, pytest.mark.slow]
 
-# A silent node is dead after nine seconds, as on a machine that is slow; a dead master is followed sooner.
-TIMES = ('interval="1" tko="10"', 'interval="0.3" tko="30" tko_up="2" master_wait="3" status_file="/run/qdisk"')
+# A silent node is dead after six seconds, because machines may be slow; a dead master is followed sooner.
+TIMES = ('interval="1" tko="10"', 'interval="0.3" tko="20" tko_up="2" master_wait="3" status_file="/run/qdisk"')
+FIT = ('label="myqdisk"/>', 'label="myqdisk"><heuristic program="test ! -e /run/unfit" interval="1"/></quorumd>')
 POLL = ("<cman ", '<cman quorum_dev_poll="1500" ')
+# Nodes that are slow to start are not fenced for that.
+PATIENT = ('post_join_delay="3"', 'post_join_delay="100"')
 LOG = "/var/log/messages"
 MKFS = "mkfs.gfs2 -O -q -p lock_dlm -t mycluster:my-gfs2 -j 4 -J 8 /dev/sdb5"
 
@@ -45,7 +48,7 @@ def cluster(nodes: int, qdisk_votes: int) -> Iterator[Lab]:
     """The cluster is up, and the disk counts if there is one."""
     topology = replace(guide_topology(nodes, size="128M", qdisk_votes=qdisk_votes), config_version=35)
     conf = cluster_conf(topology)
-    for old, new in (TIMES, POLL) if qdisk_votes else ():
+    for old, new in (PATIENT, TIMES, POLL, FIT) if qdisk_votes else (PATIENT,):
         assert old in conf
         conf = conf.replace(old, new)
     with Lab(replace(topology, cluster_conf=conf)) as room:
@@ -60,6 +63,8 @@ def cluster(nodes: int, qdisk_votes: int) -> Iterator[Lab]:
             yield room
         finally:
             print((room.place.path / "room.log").read_text())
+            for node in room.topology.nodes:                # shown when the test has failed
+                print(f"{node.name}:", *log_of(room, node.name).splitlines(), sep="\n")
         pids = pids_of(room.place)
     assert_gone(room.place, pids)
 
@@ -95,6 +100,19 @@ def test_the_last_of_four_works_on() -> None:
         sh(room, last, MKFS)
         for node in room.topology.nodes:
             sh(room, node.name, "mount -t gfs2 /dev/sdb5 /gfs2")
+        # One goes in order and comes back: nobody is fenced.
+        sh(room, first, "umount /gfs2; service cman stop")
+        wait_until(lambda: votes(room, last) == ("3", "6", "2", "5", "3"), "the votes of three")
+        wait_until(lambda: f"Node {number} shutdown" in log_of(room, last), "its goodbye on the disk")
+        assert sh(room, last, "echo three > /gfs2/three; cat /gfs2/three") == "three\n"
+        assert f'fencing node "{first}"' not in log_of(room, last)
+        sh(room, first, "service cman start; mount -t gfs2 /dev/sdb5 /gfs2")
+        wait_until(lambda: votes(room, last) == ("4", "6", "2", "6", "4"), "four again")
+        wait_until(lambda: "Quorate Set: { 1 2 3 4 }" in sh(room, last, "cat /run/qdisk"), "four on the disk again")
+        master = int(sh(room, last, "service qdiskd status").split(", node ")[1].split()[0])
+        if master not in (number, room.topology.machine(last).nodeid):
+            first, second, third = [n for n in (first, second, third) if room.topology.machine(n).nodeid == master] + [
+                n for n in (first, second, third) if room.topology.machine(n).nodeid != master]
         for victim, counts in ((first, ("3", "6", "2", "5", "3")), (second, ("2", "6", "2", "4", "3")),
                                (third, ("1", "6", "2", "3", "2"))):
             sh(room, victim, f"echo {victim} > /gfs2/{victim}; sync /gfs2/{victim}; echo lost > /gfs2/{victim}-2")
@@ -129,22 +147,36 @@ def test_without_the_disk_the_last_of_four_does_not() -> None:
         assert 'fencing node "Mysql1"' not in log_of(room, "web1"), "nor may it fence"
 
 
+def join(room: Lab, node: str, numbers: tuple[str, ...]) -> None:
+    """A node that was fenced comes back, on the disk, too."""
+    wait_until(lambda: is_up(room, node), f"{node} after its fencing")
+    sh(room, node, "service cman start")
+    nodes = " ".join(str(n) for n in sorted(n.nodeid for n in room.topology.nodes))
+    for one in room.topology.nodes:
+        wait_until(lambda n=one.name: votes(room, n) == numbers, "all votes again")
+        wait_until(lambda n=one.name: f"Quorate Set: {{ {nodes} }}" in sh(room, n, "cat /run/qdisk"), "all on the disk")
+
+
 def test_two_nodes_and_a_disk() -> None:
-    """A path that hangs evicts its node and stalls nobody's ring; of a partition the disk's master survives."""
+    """A node that is not fit restarts; a path that hangs evicts its node and stalls nobody's ring; of a partition the
+    disk's master survives."""
     both = ("2", "3", "1", "3", "2")
     with cluster(2, 1) as room:
         wait_until(lambda: votes(room, "web1") == both, "two nodes and the disk")
+        sh(room, "web1", "touch /run/unfit")
+        wait_until(lambda: 'fence "web1" success' in log_of(room, "web2"), "the fencing of web1, which is not fit")
+        assert "this machine is restarted: score 0 of 1, 1 are required" in log_of(room, "web1")
+        assert "web1: reboot\n" in (room.place.path / "room.log").read_text(), "by itself, before it was fenced"
+        join(room, "web1", both)
         room.hang_disk("web1", "sdb7")
-        wait_until(lambda: 'fence "web1" success' in log_of(room, "web2"), "the fencing of web1")
+        wait_until(lambda: log_of(room, "web2").count('fence "web1" success') > 1, "the fencing of web1")
         in_order(room, "web2", "Writing eviction notice for node 4", "is killed on request of web2",
                  'fencing node "web1"', 'fence "web1" success')
         # It heard the word of its end in the ring, while its disk hung.
         in_order(room, "web1", "(system call) has hung for", "more seconds, we will be evicted",
                  "this node is out of the cluster: killed on request of web2")
         assert "has hung" not in log_of(room, "web2")
-        wait_until(lambda: is_up(room, "web1"), "web1 after its fencing")
-        sh(room, "web1", "service cman start")
-        wait_until(lambda: votes(room, "web1") == votes(room, "web2") == both, "both again")
+        join(room, "web1", both)
         before = {node: log_of(room, node).count(' success') for node in ("web1", "web2")}
         room.partition(["web1"], ["web2"])
 

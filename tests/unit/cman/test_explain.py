@@ -106,6 +106,25 @@ def test_no_quorum_comes_before_fencing() -> None:
                       "if they cannot come back and are certainly off: cman_tool expected -e 1")
 
 
+def disk(**other: Any) -> dict[str, Any]:
+    return {"configured": True, "device": "/dev/sdb7", "label": "myqdisk", "state": "run", "master": 1, "score": 1,
+            "score_max": 1, "score_needed": 1, "counts": True, "visible": [1, 2], "hung_s": 0, "trouble": "",
+            "heuristics": [], **other}
+
+
+def test_the_quorum_disk() -> None:
+    assert not explain([node(4, qdisk=disk())])
+    hung = only(node(4, qdisk=disk(hung_s=7)))
+    assert (hung.kind, hung.what, hung.for_ms) == ("quorum disk", "/dev/sdb7 hangs on web1", 7000)
+    failed = only(node(4, qdisk=disk(trouble="read: Input/output error")))
+    assert failed.what == "/dev/sdb7 cannot be used on web1: read: Input/output error"
+    unfit = only(node(4, qdisk=disk(score=0, heuristics=[{"program": "ping x", "up": False}])))
+    assert (unfit.what, unfit.waits_for) == ("web1 scores 0 of 1, 1 needed", "success of 'ping x'")
+    none = only(node(4, members=[4], quorate=False, votes=1, quorum=3, qdisk=disk(counts=False)))
+    assert none.waits_for == "2 more votes (it has 1, quorum is 3); missing: web2 and Mysql1; the quorum disk's " \
+        "votes are not here"
+
+
 def test_who_waits_for_a_node_that_waits_itself_is_counted_to_its_cause() -> None:
     """Mysql1 is ready and waits for web1, which waits for the fence."""
     ready = space(running=False, phase="ready", waits_for=[4])

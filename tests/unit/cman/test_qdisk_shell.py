@@ -18,9 +18,19 @@ import trio
 from guide_conf import changed
 
 from cman.ccs.load import Config, load
-from cman.qdisk.disk import Disk
+from cman.qdisk.disk import Disk, Found, find
 from cman.qdisk.heuristics import Heuristic, Heuristics, Standing, run_once
-from cman.qdisk.ondisk import SLOTS, NodeState, QdiskError, Status, blank_disk, disk_bytes, pack_status, unpack_status
+from cman.qdisk.ondisk import (
+    SLOTS,
+    Header,
+    NodeState,
+    QdiskError,
+    Status,
+    blank_disk,
+    disk_bytes,
+    pack_status,
+    unpack_status,
+)
 from cman.qdisk.settings import settings_of
 from cman.qdisk.shell import Owner, QuorumDisk
 from cman.quorum import Standing as NodeStanding
@@ -297,6 +307,20 @@ def test_a_real_file_as_disk(tmp_path: Path) -> None:
         os.truncate(path, 512)
         with pytest.raises(OSError, match="wanted 512"):
             disk.read_all()
+
+
+def test_a_label_on_several_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = Header("q", "web1", 1), Header("q", "web2", 2)
+    found = [Found(("/dev/loop3",), one, 512), Found(("/dev/sdb7", "/dev/disk/q"), one, 512)]
+    monkeypatch.setattr("cman.qdisk.disk.scan", lambda folder: found)
+    assert find("q") == "/dev/disk/q", "two paths to one disk"
+    assert find("q", "/dev/loop3") == "/dev/loop3"
+    found.append(Found(("/dev/sdc1",), other, 512))
+    assert find("q", "/dev/sdc1") == "/dev/sdc1"
+    with pytest.raises(QdiskError, match="more than one disk has the label 'q'"):
+        find("q")
+    with pytest.raises(QdiskError, match="no device has the label 'r'"):
+        find("r", "/dev/sdc1")
 
 
 def test_programs(tmp_path: Path) -> None:
