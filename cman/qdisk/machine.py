@@ -357,8 +357,8 @@ class QdiskMachine:
         if self.state is NodeState.MASTER:
             self._master_mask = frozenset(n for n in self._mask | {self.me} if n in ring)
             for nodeid, seen in self.nodes.items():
-                # Found dead when there was no master, and still at work in the ring.
-                if nodeid in ring and seen.last.state >= NodeState.INIT and nodeid not in self._evicted \
+                # Found dead when there was no master, or its eviction did not reach the disk.
+                if seen.last.state >= NodeState.INIT and nodeid not in self._evicted and seen.dead_incarnation \
                         and seen.dead_incarnation == seen.last.incarnation:
                     self._evict(nodeid, seen.last)
             if not errors:
