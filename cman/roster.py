@@ -51,6 +51,10 @@ class Roster:
         """The node will go, and this is how: it is not lost then."""
         self._record(nodeid).leaving = how
 
+    def said_goodbye(self, nodeid: int) -> bool:
+        """Whether a node that is no member went in order."""
+        return self._record(nodeid).left_reason in ("left", "removed")
+
     def fenced(self, nodeid: int, by: str, wall_s: int) -> None:
         record = self._record(nodeid)
         record.fenced_s, record.fenced_by = wall_s, by

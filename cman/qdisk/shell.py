@@ -33,7 +33,7 @@ log = logging.getLogger("cman.QDISK")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
-LEAVE_LIMIT_S = 1.0
+LEAVE_LIMIT_S = 3.0
 FIND_AGAIN_S = 1.0
 REALTIME_PRIORITY = 9           # one below the ring's
 
@@ -202,7 +202,8 @@ class QuorumDisk:
             found, trouble = {}, f"read: {e.strerror or e}"
         blocks, damage = _statuses(found)
         trouble = trouble or damage
-        gone = [n for n, s in node.quorum.standing.items() if s is Standing.OUT]
+        # Who went in order says so on the disk as well, and is not evicted.
+        gone = [n for n, s in node.quorum.standing.items() if s is Standing.OUT and not node.roster.said_goodbye(n)]
         effects = machine.cycle(blocks, self._heuristics.score(), node.members, gone, self._next_timestamp(), began_ns)
         for effect in effects:
             if isinstance(effect, Write):

@@ -94,6 +94,7 @@ class FakeDaemon:
         self.reboots: list[str] = []
         self.node: Any = SimpleNamespace(
             me=1, config=conf, members=members, disk_name="", disk=SimpleNamespace(ours=False),
+            roster=SimpleNamespace(said_goodbye=lambda nodeid: False),
             quorum=SimpleNamespace(standing=dict.fromkeys(range(1, 5), NodeStanding.UNKNOWN)),
             disk_word=lambda until_ns, now_ns: self.words.append(until_ns - now_ns if until_ns else 0),
             control=lambda now_ns, **message: self.controls.append(message))
