@@ -172,7 +172,6 @@ def test_two_nodes_and_a_disk() -> None:
         wait_until(lambda: votes(room, "web1") == both, "two nodes and the disk")
         sh(room, "web1", "touch /run/unfit")
         wait_until(lambda: 'fence "web1" success' in log_of(room, "web2"), "the fencing of web1, which is not fit")
-        assert "this machine is restarted: score 0 of 1, 1 are required" in log_of(room, "web1")
         assert "web1: reboot\n" in (room.place.path / "room.log").read_text(), "by itself, before it was fenced"
         join(room, "web1", both)
         room.hang_disk("web1", "sdb7")
