@@ -64,6 +64,7 @@ class Daemon:
         self.node = NodeMachine(place.me.nodeid, config, state.ring_seq(), lambda: int(time.time()),
                                 fencing=not options.no_fencing, given=state.given())
         self.addresses: Mapping[int, str] = place.addresses
+        self.node.addresses = place.addresses
         self.config_path: Path = options.config
         self._place, self._state, self._options = place, state, options
         self._settings = transport_settings(config, place, options)
@@ -213,7 +214,7 @@ class Daemon:
         except NetworkError as e:
             log.warning("addresses stay as they are: %s", e)
             return
-        self.addresses = self._place.addresses
+        self.addresses = self.node.addresses = self._place.addresses
         self.disk.configured(config)
         self._carrier.set_addresses(self._place.addresses)
         if config.totem != self.node.totem.config:

@@ -2,8 +2,7 @@
 
 Facts are maps as cman.facts makes them, with what the node's processes say of themselves:
 
-    node       cman.facts.node_facts, and "clients": [client]
-    qdisk      of node: cman.views.QdiskView as a map, or missing
+    node       cman.facts.node_facts, and "clients": [client], "qdisk": cman.views.QdiskView as a map, or None
     client     {"pid", "comm", "subsystems": [name], "silent_ms": n or None,
                "answer": {"spaces": [space], "mounts": [mount]}}
     space      a lockspace: {"name", "running", "phase", "for_ms", "wants": "" | "quorum" | "fencing" | "kernels",
@@ -248,14 +247,16 @@ def _quorum(world: _World) -> Iterator[Finding]:
     for members, node in components.items():
         missing = [int(n) for n in world.names if int(n) not in members]
         need = int(node.get("quorum", 0)) - int(node.get("votes", 0))
+        disk = node.get("qdisk") or {}
+        others = [f"quorum disk {disk.get('device', '')}: {_disk(disk)}"] if disk and not disk.get("counts") else []
         names = joined(world.name(n) for n in missing)
         do = [f"start the missing nodes ({names}): service cman start"] if missing else []
         do.append(f"if they cannot come back and are certainly off: cman_tool expected -e {node.get('votes')}")
-        disk = node.get("qdisk") or {}
-        without = "; the quorum disk's votes are not here" if disk.get("configured") and not disk.get("counts") else ""
         yield Finding("quorum", f"no quorum on {joined(world.name(n) for n in members)}",
                       f"{need} more vote{'s' if need != 1 else ''} (it has {node.get('votes')}, quorum is "
-                      f"{node.get('quorum')}){'; missing: ' + names if missing else ''}{without}",
+                      f"{node.get('quorum')})"
+                      + (f"; missing: {joined([*(world.name(n) for n in missing), *others])}" if missing or others
+                         else ""),
                       int(node.get("quorum_ms", 0)), tuple(world.blocked.get(("quorum", members), ())), tuple(do))
 
 
@@ -277,6 +278,17 @@ def _disks(world: _World) -> Iterator[Finding]:
             yield Finding("quorum disk", f"{name} scores {disk['score']} of {disk['score_max']}, "
                           f"{disk['score_needed']} needed", f"success of {joined(repr(p) for p in down)}", None, (),
                           (f"run the program on {name} by hand",))
+
+
+def _disk(told: Facts) -> str:
+    """What is the matter with the quorum disk, as this node sees it."""
+    if told.get("trouble"):
+        return str(told["trouble"])
+    if told.get("hung_s"):
+        return f"a read or write has hung for {told['hung_s']} s"
+    if int(told.get("score", 0)) < int(told.get("score_needed", 0)):
+        return f"score {told['score']} of {told['score_max']}, {told['score_needed']} needed"
+    return "its master does not count us yet" if told.get("master") else "it has no master yet"
 
 
 def _ordinal(number: int) -> str:

@@ -142,6 +142,8 @@ class NodeMachine:
             budgets(config.totem.token_ms, config.totem.hold_ms, config.totem.consensus_ms,
                     self.fence.config.post_fail_delay),
             self._fence_waits)
+        # For the log: what the owner knows of where the nodes are.
+        self.addresses: Mapping[int, str] = {}
         self.started_ns = self.quorum_since_ns = 0      # for people; the second of this state of quorum
         self._told_quorate = False
         self._fences = fencing
@@ -473,6 +475,7 @@ class NodeMachine:
     def _ring_changed(self, change: totem.ConfigChange, now_ns: int) -> None:
         """A new membership."""
         self._generation, self._members = change.ring_id.seq, change.members
+        self._log_configuration(change)
         went = self.roster.changed(self._generation, change.members, change.joined, change.left, self._wall_s())
         for nodeid, reason in went.items():
             self._log("CMAN", f"node {self.name_of(nodeid)} {reason}", warning=reason == "lost")
@@ -498,6 +501,17 @@ class NodeMachine:
         self._log("CMAN", f"quorum device registered, its master is {master}" if self.disk.ours else
                   "quorum device unregistered", warning=not self.disk.ours)
         self.quorum.quorum_disk(self.disk.ours)
+
+    def _log_configuration(self, change: totem.ConfigChange) -> None:
+        """As the guide's logs show a new membership."""
+        def address(nodeid: int) -> str:
+            return f"r(0) ip({self.addresses.get(nodeid) or self.name_of(nodeid)})"
+
+        for line in ("CLM CONFIGURATION CHANGE", "New Configuration:", *map(address, change.members), "Members Left:",
+                     *map(address, change.left), "Members Joined:", *map(address, change.joined)):
+            self._log("CLM", line)
+        if self.quorum.quorate:
+            self._log("SYNC", "This node is within the primary component and will provide service.")
 
     def _look_at_victims(self, now_ns: int) -> None:
         """When all have said where they come from; that quorum is lost needs no more words."""

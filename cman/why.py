@@ -21,10 +21,10 @@ from cman import protocol
 from cman.facts import node_facts, statistics
 from cman.node import Asked, NodeMachine, Told
 from cman.protocol import Arguments, CmanError
-from cman.qdisk.shell import QuorumDisk
 from cman.recovery import WORDS, Phase
 from cman.server import Client, Handler
 from cman.totem import State
+from cman.views import QdiskView
 
 log = logging.getLogger("cman.CMAN")
 
@@ -36,11 +36,19 @@ CLIENT_FACTS_BYTES_MAX = 96 << 10
 _NOTHING: Mapping[str, object] = {}
 
 
+class Disk(Protocol):
+    """The quorum disk, as seen from here."""
+
+    def view(self) -> QdiskView: ...
+
+
 class Owner(Protocol):
     """The daemon, as seen from here."""
 
     node: NodeMachine
-    disk: QuorumDisk
+
+    @property
+    def disk(self) -> Disk: ...
 
     def now(self) -> int: ...
     def pump(self) -> None: ...
@@ -139,7 +147,7 @@ class Why:
         return _NOTHING
 
     async def statistics(self, client: Client, arguments: Arguments) -> Mapping[str, object]:
-        return {**statistics(self._owner.node, self._owner.now()), "clients": len(self._clients),
+        return {**statistics(self._owner.node, self._owner.now()), "qdisk": self._disk(), "clients": len(self._clients),
                 "subsystems": sum(len(c.subsystems) for c in self._clients.values()),
                 "unread_bytes": sum(c.waiting_bytes for c in self._clients.values())}
 
@@ -192,8 +200,12 @@ class Why:
                     "answer": question.came.get(c.number),
                     "silent_ms": waited_ms if c.number in question.wanted and c.number not in question.came else None}
                    for c in self._clients.values() if c.subsystems or c.number in question.wanted]
-        return {**node_facts(self._owner.node, self._owner.now()), "clients": clients,
-                "qdisk": dataclasses.asdict(self._owner.disk.view())}
+        return {**node_facts(self._owner.node, self._owner.now()), "clients": clients, "qdisk": self._disk()}
+
+    def _disk(self) -> dict[str, Any] | None:
+        """The quorum disk, None without one."""
+        view = self._owner.disk.view()
+        return dataclasses.asdict(view) if view.configured else None
 
     async def _elsewhere(self) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         """All other members, and those of them that did not answer."""

@@ -225,6 +225,7 @@ class Transport:
     def forget(self, node_id: int) -> None:
         """The node failed: its connections go, and what was said and not acknowledged is forgotten."""
         peer = self._peer(node_id)
+        log.info("closing connection to node %d", node_id)
         self._drop(peer)
         self.pump.act(node_id, "close")
 
@@ -310,7 +311,7 @@ class Transport:
             sock.close()
             return
         link = _Link(peer, sock, accepted)
-        log.info("connection node=%d %s", node_id, "accepted" if accepted else "made")
+        log.info("got connection from %d" if accepted else "connected to %d", node_id)
         sock.setblocking(True)
         peer.links.append(link)
         if len(peer.links) > LINKS_MAX:
@@ -404,6 +405,8 @@ class Transport:
                 delay_s, said = 0.0, ""
                 if self.local.node_id < node.node_id:
                     await trio.sleep(POLITE_S)
+                if peer.sender is None and self.pump.wanted(node.node_id):
+                    log.info("connecting to %d", node.node_id)
                 while peer.sender is None and self.pump.wanted(node.node_id):
                     try:
                         sock = await self._connect(node)

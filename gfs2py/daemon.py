@@ -77,7 +77,15 @@ def _open_gfs2(source: str, options: MountOptions, narrate: Narrator) -> FileSys
 
         return SharedMount(table, spectator=options.spectator, log=log.info, narrate=narrate, lost=lost)
 
-    return open_filesystem(source, options, narrate, join)
+    made: list[FileSystemHandle] = []
+
+    def say(text: str) -> None:
+        """What the engine does, for the log too: from the mount on in the form in which the kernel's GFS2 says it."""
+        narrate(text)
+        log.info(f"GFS2: fsid={made[0].label}: {text}" if made else text)
+
+    made.append(found := open_filesystem(source, options, say, join))
+    return found
 
 
 def _open_null(source: str, options: MountOptions, narrate: Narrator) -> FileSystemHandle:

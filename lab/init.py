@@ -61,6 +61,11 @@ class Room:
         self._socket.sendall(text.encode() + b"\n")
 
 
+# Of the node's network namespace. The last is what systemd sets: how many lines /dev/log holds that are not read yet.
+NETWORK_SETTINGS = (("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1"),
+                    ("unix/max_dgram_qlen", "512"))
+
+
 class SystemLog:
     """/dev/log: what programs of the node tell syslog goes to /var/log/messages, in its usual form."""
 
@@ -113,11 +118,11 @@ def set_up(room: Room, spec: Spec) -> SystemLog:
     room.say("unshared")
     socket.sethostname(spec["hostname"])
     rootfs.build(spec)
-    for name in ("all", "default"):
-        path = f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6"
+    for name, value in NETWORK_SETTINGS:
+        path = f"/proc/sys/net/{name}"
         if os.path.exists(path):
             with open(path, "w") as f:
-                f.write("1")
+                f.write(value)
     if room.line() != "network":
         raise OSError(5, "the room gave no network")
     subprocess.run(["ip", "-batch", "-"], input=spec["network"], text=True, check=True, capture_output=True)

@@ -119,7 +119,7 @@ class Membership(Circulation):
     def create_commit(self, members: tuple[NodeId, ...], now_ns: int) -> None:
         """We are the representative of the ring to be."""
         ring_id = RingId(self.highest_seq + 1, self.me)
-        self.trace("creating the commit token", ring=ring_id, members=members)
+        self.trace("Creating commit token because I am the rep", ring=ring_id, members=members)
         entries = tuple(wire.Entry(node, False, RingId(0, 0), 0, 0) for node in members)
         self.join_commit(wire.Commit(self.me, ring_id, 0, entries), now_ns)
 
@@ -130,6 +130,7 @@ class Membership(Circulation):
         self.commit, self.commit_seq = m.ring, m.ring.seq
         self.highest_seq = max(self.highest_seq, m.ring.seq)
         self.trace("entering COMMIT state", ring=m.ring)
+        self.trace(f"Storing new sequence id for ring {self.highest_seq:x}")
         self.emit(StoreRingSeq(self.highest_seq))
         mine = wire.Entry(self.me, True, self.ring.ring_id, self.ring.aru, self.ring.high)
         entries = tuple(mine if e.node == self.me else e for e in m.entries)
@@ -196,7 +197,7 @@ class Membership(Circulation):
         """The first token of the new ring."""
         assert self.recovery is not None
         ring = self.recovery.ring
-        self.trace("sending the first token", ring=ring.ring_id)
+        self.trace("Sending initial ORF token", ring=ring.ring_id)
         self.circulate(ring, wire.Token(self.me, ring.ring_id, 1, 0, 0, 0, 0, 0, 0, 0, ()), now_ns)
 
     def open_ring(self, now_ns: int) -> None:
@@ -232,7 +233,7 @@ class Membership(Circulation):
     def token_lost(self, now_ns: int) -> None:
         """Nobody has shown us a token for too long."""
         self.counters["token_losses"] += 1
-        self.warn(f"the token was lost in the {self.state.value} state", ring=self.commit or self.ring.ring_id)
+        self.warn(f"The token was lost in the {self.state.value} state", ring=self.commit or self.ring.ring_id)
         self.gather_again(f"token lost in {self.state.value}", now_ns)
 
     def break_ring(self, reason: str, now_ns: int) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -51,6 +52,17 @@ def split_table(table: str) -> tuple[str, str]:
     if not colon or not cluster or not name:
         raise MountError(errno.EINVAL, f"lock table {table!r} is not of the form CLUSTER:FILESYSTEM")
     return cluster, name
+
+
+class _LockManagersLog(logging.Handler):
+    """What the lock manager logs goes into the mount's log, as the kernel's goes into the kernel's."""
+
+    def __init__(self, log: Callable[[str], object]) -> None:
+        super().__init__(logging.INFO)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._log(f"dlm: {record.getMessage()}")
 
 
 class _Grants:
@@ -230,10 +242,13 @@ class SharedMount:
 
     def _note(self, text: str) -> None:
         """Of the lockspace's history, what somebody who waits wants to know."""
-        if text.startswith("waits for"):
-            self._say(f"lockspace {self.name} {text}")
+        if text.startswith("waits for") and not self._ready.is_set():
+            self._narrate(f"lockspace {self.name} {text}")
 
     def _run(self) -> None:
+        logger, handler = logging.getLogger("dlm"), _LockManagersLog(self._log)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
         try:
             trio.run(self._main)
         except BaseException as e:
@@ -242,6 +257,7 @@ class SharedMount:
             self._failure = e
             if self.seat is not None and not self._stopping:
                 self._lost(str(self._failure))
+        logger.removeHandler(handler)
         if self._file_locks is not None:
             self._file_locks.fail(errno.EIO)
         self._ready.set()

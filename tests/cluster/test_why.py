@@ -126,6 +126,33 @@ def a_fence_that_fails(room: Lab) -> None:
         assert past["text"] in sh(room, node, "cman_tool status; cat /var/log/messages")
         assert past["phases_ms"]["fence"] > 2000
         sh(room, node, "echo on > /gfs2/" + node)
+    the_guides_lines(room, nodes)
+    metrics(room)
+
+
+def the_guides_lines(room: Lab, nodes: tuple[str, ...]) -> None:
+    """What the guide shows of a crash, in its order; one survivor replays the journal."""
+    logs = {node: sh(room, node, "cat /var/log/messages") for node in nodes}
+    for log in logs.values():
+        assert re.search(r"entering GATHER state.*entering RECOVERY state.*entering OPERATIONAL state"
+                         r".*CLM CONFIGURATION CHANGE.*Members Left:.* r\(0\) ip\(192\.168\.12\.240\)"
+                         r'.*fencing node "web2".*fence "web2" failed.*fence "web2" success', log, re.DOTALL), log
+        assert "dlm: closing connection to node 1" in log
+    replay = re.compile(r'fence "web2" success.*GFS2: fsid=mycluster:my-gfs2\.\d: jid=1: Trying to acquire journal lock'
+                        r"\.\.\..*jid=1: Looking at journal\.\.\..*jid=1: Done", re.DOTALL)
+    assert len([log for log in logs.values() if replay.search(log)]) == 1, logs
+
+
+def metrics(room: Lab) -> None:
+    """After one loss, with all well again."""
+    told = sh(room, "web1", "cluster_exporter -1")
+    where = 'mount_point="/gfs2",table="mycluster:my-gfs2"'
+    for line in ("cman_quorate 1.0", "cman_members 2.0", 'cman_node_member{node="web2"} 0.0', "cman_losses_total 1.0",
+                 "cman_recoveries_total 1.0", f"gfs2_up{{{where}}} 1.0", f"gfs2_locks_blocked{{{where}}} 0.0",
+                 'dlm_running{lockspace="my-gfs2",process="gfs2d"} 1.0'):
+        assert line in told, line
+    counted = rf'gfs2_request_duration_seconds_count{{mount_point="/gfs2",opcode="CREATE",table="{TABLE}"}} [1-9]'
+    assert re.search(counted, told), told
 
 
 def test_without_quorum() -> None:

@@ -26,7 +26,10 @@ CMAN: dict[str, Any] = {
     "totem": {**TOTEM, "tokens": 50, "rotations": 40, "rotations_ns": 6 * 10**9}, "ring": "OPERATIONAL",
     "generation": 77, "recovery": {"losses": 1, "recovered": 0, "over_budget": 1},
     "recovering": {"web2": {"phase": "fence", "phase_ms": 4200}}, "phases_ms": {"detection": 550, "fence": 0},
-    "groups": 2, "clients": 3, "subsystems": 2, "unread_bytes": 0}
+    "groups": 2, "clients": 3, "subsystems": 2, "unread_bytes": 0, "qdisk": {
+        "configured": True, "device": "/dev/sdb7", "label": "q", "state": "run", "master": 4, "score": 1,
+        "score_max": 2, "score_needed": 1, "counts": True, "visible": [1, 4], "hung_s": 0, "trouble": "",
+        "heuristics": [{"program": "ping", "score": 1, "up": True, "misses": 0, "says": ""}]}}
 HISTOGRAM = {"count": 6, "ns": 3_000_000, "max_ns": 1_000_000,
              "buckets": [[3584, 1], [4096, 2], [4608, 1], [1 << 20, 1], [1 << 35, 1]]}
 MOUNT: dict[str, Any] = {
@@ -59,6 +62,7 @@ def test_values() -> None:
     assert (found[("cman_token_rotation_seconds_count",)], found[("cman_token_rotation_seconds_sum",)]) == (40, 6)
     assert (found[("cman_node_member", "web1")], found[("cman_node_member", "web2")]) == (1, 0)
     assert found[("cman_fence_victim_failed_tries", "web2")] == 2
+    assert (found[("cman_quorum_disk_master",)], found[("cman_quorum_disk_heuristic_up", "ping")]) == (4, 1)
     assert found[("cman_recovering_phase_seconds", "web2", "fence")] == 4.2
     assert found[("cman_recovery_phase_seconds_total", "detection")] == 0.55
     assert (found[("gfs2_up", *where)], found[("gfs2_up", "", "8.5")]) == (1, 0)

@@ -122,8 +122,24 @@ def _membership(made: _Families, told: Facts) -> None:
             ("cman_subsystems", "Registered subsystems.", "subsystems"), ("cman_groups", "Process groups.", "groups"),
             ("cman_clients_unread_bytes", "What clients have not read yet.", "unread_bytes")):
         made.gauge(name, help_text, told[key])
+    if told.get("qdisk"):
+        _quorum_disk(made, told["qdisk"])
     for node, standing in told["standing"].items():
         made.gauge("cman_node_member", "Whether this node is a member.", standing == "member", node=node)
+
+
+def _quorum_disk(made: _Families, told: Facts) -> None:
+    for name, help_text, value in (
+            ("counts", "Whether its votes count.", told["counts"]),
+            ("master", "Node id of its master, 0: none.", told["master"]),
+            ("score", "Points of this node's heuristics.", told["score"]),
+            ("score_needed", "Points that this node needs.", told["score_needed"]),
+            ("visible_nodes", "Other nodes that write to it.", len(told["visible"])),
+            ("hung_seconds", "How long a read or write has hung.", told["hung_s"]),
+            ("trouble", "Whether it cannot be read or written.", bool(told["trouble"]))):
+        made.gauge(f"cman_quorum_disk_{name}", help_text, value)
+    for one in told["heuristics"]:
+        made.gauge("cman_quorum_disk_heuristic_up", "Whether the program succeeds.", one["up"], program=one["program"])
 
 
 def _totem(made: _Families, told: Facts) -> None:

@@ -491,7 +491,8 @@ cdef class Gfs2(FileSystemHandle):
             self.recovered.append({"jid": jid, "log_blocks": st.log_blocks, "replayed": st.replayed,
                                    "revoked": st.revoked, "read_ns": st.read_ns, "write_ns": st.write_ns})
             self.say(f"jid={jid}: Replayed {st.replayed} of {st.found_meta + st.found_data} blocks, "
-                     f"{st.revoked} revoked; Done")
+                     f"{st.revoked} revoked")
+            self.say(f"jid={jid}: Done")
         finally:
             self.replaying = NULL
             journal_close(&jd)

@@ -120,9 +120,19 @@ def test_the_quorum_disk() -> None:
     assert failed.what == "/dev/sdb7 cannot be used on web1: read: Input/output error"
     unfit = only(node(4, qdisk=disk(score=0, heuristics=[{"program": "ping x", "up": False}])))
     assert (unfit.what, unfit.waits_for) == ("web1 scores 0 of 1, 1 needed", "success of 'ping x'")
-    none = only(node(4, members=[4], quorate=False, votes=1, quorum=3, qdisk=disk(counts=False)))
-    assert none.waits_for == "2 more votes (it has 1, quorum is 3); missing: web2 and Mysql1; the quorum disk's " \
-        "votes are not here"
+
+
+@pytest.mark.parametrize(("told", "text"), [
+    ({"trouble": "read: Input/output error"}, "quorum disk /dev/sdb7: read: Input/output error"),
+    ({"hung_s": 12}, "quorum disk /dev/sdb7: a read or write has hung for 12 s"),
+    ({"score": 0}, "quorum disk /dev/sdb7: score 0 of 2, 1 needed"),
+    ({"master": 0}, "quorum disk /dev/sdb7: it has no master yet")])
+def test_no_quorum_for_want_of_the_disk(told: dict[str, Any], text: str) -> None:
+    disk = {"configured": True, "device": "/dev/sdb7", "counts": False, "master": 2, "score": 1, "score_max": 2,
+            "score_needed": 1, "hung_s": 0, "trouble": "", **told}
+    one = only(node(4, members=[1, 2, 4], quorate=False, votes=3, quorum=4, qdisk=disk))
+    assert one.waits_for == f"1 more vote (it has 3, quorum is 4); missing: {text}"
+    assert "missing" not in only(node(4, quorate=False, votes=3, quorum=4, qdisk={**disk, "counts": True})).waits_for
 
 
 def test_who_waits_for_a_node_that_waits_itself_is_counted_to_its_cause() -> None:
