@@ -12,6 +12,7 @@ from crash.shapes import Shape
 from gfs2py.block._faulty import FaultyDevice
 from gfs2py.block._memory import MemoryDevice
 from gfs2py.block._recording import RecordingDevice
+from gfs2py.engine._mount import Gfs2
 from gfs2py.engine.volume import Volume
 from gfs2py.fsck.check import check
 
@@ -56,6 +57,29 @@ def test_fsync_of_an_inode_that_left_the_cache_and_came_back() -> None:
     volume.fsync("kept")
     with after_cut(volume, device) as found:
         assert found.read("kept") == b"k" * 1000
+
+
+def test_a_replay_says_how_far_it_is() -> None:
+    """To whoever looks while it is under way, and its lines are those of the kernel's GFS2."""
+    class Watched(Gfs2):
+        def __init__(self, device: RecordingDevice) -> None:
+            self.seen: list[tuple[str, tuple[int, int] | None]] = []
+            super().__init__(device, background=False, quiet=True, inodes=256, cache_bytes=1 << 20, say=self.note)
+
+        def note(self, text: str) -> None:
+            self.seen.append((text, self.replay_percent))
+
+    device = disk()
+    volume = mounted(device)
+    volume.create("kept", b"k" * 1000)
+    volume.fsync("kept")
+    volume.abandon()
+    found = Watched(device)
+    steps = [(text, percent) for text, percent in found.seen if text.startswith("jid=0: ")]
+    assert [text.partition(": ")[2].split()[0] for text, _ in steps] == ["Trying", "Looking", "Replayed", "Done"]
+    assert [percent for _, percent in steps] == [(0, 0), (0, 0), (0, 100), (0, 100)]
+    assert found.replay_percent is None
+    found.close()
 
 
 def test_fdatasync_of_overwritten_journaled_data() -> None:

@@ -469,14 +469,14 @@ cdef class Gfs2(FileSystemHandle):
             if sd.dev.flags & 1:
                 raise MountError(EROFS, f"journal {jid} must be replayed, but the device is read-only "
                                  "(mount it writable once, or use -o norecovery)")
+            self.replaying_jid = jid
+            self.replaying = &st
             self.say(f"jid={jid}: Trying to acquire journal lock...")
             self.say(f"jid={jid}: Looking at journal...")
             # Replay writes behind the cache's back, and adds to the master statfs file, which others change, too.
             self._check(inode_get(sd, master, &ip), "statfs")
             ip.iflags |= I_SYSTEM
             cx.gl_flags = GL_NOEXP
-            self.replaying_jid = jid
-            self.replaying = &st
             with nogil:
                 err = inode_lock(&cx, ip, LM_ST_EXCLUSIVE) if sd.gls != NULL else 0
                 if err == 0 and sd.gls != NULL:
