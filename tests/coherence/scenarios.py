@@ -155,6 +155,18 @@ def back(mounts: Mounts, check: Callable[[], bool], what: str) -> None:
     while not check():
         assert time.monotonic() < deadline, f"{what} does not come back\n{mounts.report()}"
         time.sleep(0.05)
+def tail(mounts: Mounts) -> None:
+    """Who opens a file to which this node appends reads past the pages: the kernel's idea of its size may be wrong."""
+    with Program(mounts, 0) as one:
+        one("a = os.open('log', os.O_WRONLY | os.O_CREAT | os.O_APPEND); os.write(a, b'x' * 5000)")
+        before = mounts.requests(0).get("READ", 0)
+        one("r = os.open('log', os.O_RDONLY)")
+        one("for i in range(100): os.pread(r, 100, 0)")
+        assert mounts.requests(0).get("READ", 0) >= before + 100
+        one("os.close(a); os.close(r)")
+        one("r = os.open('log', os.O_RDONLY)")
+        one("for i in range(100): os.pread(r, 100, 0)")
+        assert mounts.requests(0).get("READ", 0) <= before + 104
 
 
 def reopened(mounts: Mounts) -> None:
@@ -174,4 +186,4 @@ def reopened(mounts: Mounts) -> None:
         assert two("open('r', 'rb').read(), os.pread(f, 2, 0)") == "(b'4', b'33')"
 
 
-ALL = {play.__name__: play for play in (cached, sizes, stores, appends, reopened, removed)}
+ALL = {play.__name__: play for play in (cached, sizes, stores, appends, tail, reopened, removed)}

@@ -13,6 +13,8 @@ from coherence.storm import Storm
 from dlm.core._lockspace import Lockspace
 from gfs2py.lock_dlm._manager import DlmLocks
 
+LIMIT_S = 60.0
+
 
 def over_dlm(nodes: int, seed: int, **shape: bool) -> Cluster:
     c = Cluster(nodes, seed, **shape)
@@ -76,6 +78,54 @@ def test_a_crash() -> None:
         c.recovered()
         reader.join()
         assert seen == [b"SECOND"]
+    assert c.findings() == []
+
+
+def test_a_replay_does_not_wait_for_who_waits_for_it() -> None:
+    """A survivor folds its counts into the statfs file, whose lock the replay needs, too: it was granted it, was not
+    told before all journals are replayed, and kept it from whoever replayed them."""
+    with over_dlm(3, 4) as c:
+        c.nodes[1].volume.create("f", b"of the dead")
+        c.nodes[1].volume.fsync("f")
+        c.nodes[2].volume.create("g", b"a change of the counts")
+        c.unmount(0)
+        c.mount(0)                          # it has read the statfs file last
+        locks = c.master.locks[2]           # type: ignore[index]
+        c.crash(1)
+        leaver = threading.Thread(target=lambda: c.unmount(2))
+        leaver.start()
+        deadline = time.monotonic() + LIMIT_S
+        while not (told := locks.statistics())["kept_back"] + told["declined"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        replay = threading.Thread(target=lambda: c.nodes[0].volume.fs.recover_jid(1), daemon=True)
+        replay.start()
+        replay.join(LIMIT_S)
+        assert not replay.is_alive()
+        c.recovered()
+        leaver.join()
+        c.mount(2)
+    assert c.findings() == []
+
+
+def test_iopen_locks_are_not_kept_back() -> None:
+    """Whoever lets an inode go asks for one; kept back, it held up the demoter, and the replay that waited for that."""
+    with over_dlm(2, 5) as c:
+        one, two = c.nodes[0].volume, c.nodes[1].volume
+        one.mkdir("d")
+        one.create("d/f", b"x")
+        assert two.read("d/f") == b"x"
+        one.write("d/f", 0, b"y")
+        one.create("d/g", b"the directory is ours again")
+        locks = c.master.locks[0]           # type: ignore[index]
+        before = locks.statistics()
+        locks.block()
+        one.unlink("d/f")
+        one.fs.drain()
+        after = locks.statistics()
+        locks.unblock()
+        assert after["asked"] > before["asked"]
+        assert after["kept_back"] + after["declined"] == before["kept_back"] + before["declined"]
     assert c.findings() == []
 
 

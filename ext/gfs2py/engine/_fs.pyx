@@ -29,7 +29,7 @@ cdef extern from "<errno.h>" nogil:
 cdef extern from "<sys/stat.h>" nogil:
     uint32_t S_IFMT, S_IFDIR, S_IFREG, S_IFLNK, S_IFBLK, S_IFCHR, S_IFIFO, S_IFSOCK, S_ISGID
 cdef extern from "<fcntl.h>" nogil:
-    uint32_t O_ACCMODE, O_EXCL, O_RDONLY, O_NOATIME
+    uint32_t O_ACCMODE, O_APPEND, O_EXCL, O_RDONLY, O_NOATIME
 
 cdef enum:
     COLLECT_BYTES = 65536           # names of one readdir round
@@ -312,7 +312,7 @@ cdef int _created(gfs2_fs* fs, inode* ip, uint32_t flags, fs_entry* out, fs_open
     h.flags = flags
     h.wb_seen = ip.wb_told
     if (flags & O_ACCMODE) != O_RDONLY:
-        node_writers(&fs.nd, ip.no_addr, 1)
+        node_writers(&fs.nd, ip.no_addr, 1, (flags & O_APPEND) != 0)
     fo.fh = <uint64_t>h
     fo.open_flags = open_flags_for(fs, flags)
     return 0

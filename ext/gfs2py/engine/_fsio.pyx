@@ -13,7 +13,7 @@ from gfs2py.engine._incore cimport LM_ST_EXCLUSIVE, LM_ST_SHARED, inode, opctx, 
 from gfs2py.engine._inode cimport inode_get, inode_lock, inode_put, inode_unlock, inodes_lock, inodes_unlock
 from gfs2py.engine._kcache cimport glock_fill, glock_filled
 from gfs2py.engine._log cimport log_sync
-from gfs2py.engine._nodes cimport node_delete_again, node_wanted, node_writers, node_written
+from gfs2py.engine._nodes cimport node_appended, node_delete_again, node_wanted, node_writers, node_written
 from gfs2py.engine._rgrp cimport rgrp_fitrim, rs_drop
 from gfs2py.engine._statfs cimport statfs_get
 from gfs2py.engine._sync cimport (gl_atomic_dec32, gl_atomic_inc32, gl_atomic_load32, gl_atomic_look32,
@@ -116,9 +116,14 @@ cdef int do_open(void* p, fs_req* rq, uint64_t nodeid, uint32_t flags, fs_open* 
         inode_put(ip)
         return err if err else -ENOMEM
     if writes:
-        node_writers(&fs.nd, ip.no_addr, 1)
+        node_writers(&fs.nd, ip.no_addr, 1, (flags & O_APPEND) != 0)
     fo.fh = <uint64_t>h
     fo.open_flags = open_flags_for(fs, flags)
+    # After an append to a file that others have made longer the kernel takes its own old size and the length for the
+    # new size, and drops an answer about the size that was on its way: a reader of pages would end in the middle of
+    # what was written at once (fs/fuse/file.c, fuse_write_update_attr; dir.c, fuse_change_attributes).
+    if fs.sd.gls != NULL and not writes and node_appended(&fs.nd, ip.no_addr):
+        fo.open_flags = fs.write_flags
     return 0
 
 
@@ -136,7 +141,7 @@ cdef int do_release(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint32_t 
         return 0
     if (h.flags & O_ACCMODE) != O_RDONLY:
         rs_drop(fs.sd, h.ip)
-        node_writers(&fs.nd, h.ip.no_addr, -1)
+        node_writers(&fs.nd, h.ip.no_addr, -1, (h.flags & O_APPEND) != 0)
     mapper_gone(h.ip, h.flags)
     _closed(fs, h.ip)
     inode_put(h.ip)

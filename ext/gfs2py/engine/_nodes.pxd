@@ -1,13 +1,14 @@
 """What the kernel knows of us: lookup counts by node, and the deletion of inodes nobody knows any more."""
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from gfs2py.engine._incore cimport sbd
 from gfs2py.engine._sync cimport pthread_cond_t, pthread_mutex_t, pthread_t
 
 cdef struct node:
     uint64_t addr                   # 0: free slot
     uint64_t nlookup
-    uint16_t unlinked
-    uint16_t wanted                 # another node wants to delete it
+    uint8_t unlinked
+    uint8_t wanted                  # another node wants to delete it
+    uint16_t appenders              # those of the writers with O_APPEND; it stays at its greatest value
     uint32_t writers                # handles open for writing: the kernel may have data that we do not have
 
 cdef struct node_shard:
@@ -54,11 +55,12 @@ cdef void node_delete_later(nodes* nd, uint64_t addr) noexcept nogil
 cdef void node_delete_again(nodes* nd, uint64_t addr) noexcept nogil
 cdef void nodes_retry(nodes* nd) noexcept nogil                 # every second or so
 cdef bint node_known(nodes* nd, uint64_t addr) noexcept nogil
-cdef void node_writers(nodes* nd, uint64_t addr, int change) noexcept nogil
+cdef void node_writers(nodes* nd, uint64_t addr, int change, bint appends) noexcept nogil
 cdef bint node_written(nodes* nd, uint64_t addr) noexcept nogil     # is there a handle that is open for writing?
 # Another node wants to delete it, which is up to us when our kernel has let go of it.
 cdef void node_want(nodes* nd, uint64_t addr) noexcept nogil
 cdef bint node_wanted(nodes* nd, uint64_t addr) noexcept nogil
+cdef bint node_appended(nodes* nd, uint64_t addr) noexcept nogil    # is there one with O_APPEND?
 cdef uint64_t nodes_count(nodes* nd) noexcept nogil
 # At unmount: everything unlinked that the kernel still knew is queued for deletion.
 cdef void nodes_forget_all(nodes* nd) noexcept nogil

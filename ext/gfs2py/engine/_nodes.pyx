@@ -131,6 +131,7 @@ cdef void node_looked_up(nodes* nd, uint64_t addr, bint unlinked) noexcept nogil
         e.unlinked = 0
         e.wanted = 0
         e.writers = 0
+        e.appenders = 0
         s.count += 1
     e.nlookup += 1
     if unlinked:
@@ -190,7 +191,7 @@ cdef bint node_known(nodes* nd, uint64_t addr) noexcept nogil:
     return known
 
 
-cdef void node_writers(nodes* nd, uint64_t addr, int change) noexcept nogil:
+cdef void node_writers(nodes* nd, uint64_t addr, int change, bint appends) noexcept nogil:
     """A handle for writing was opened (1) or released (-1); the kernel knows the inode all the while."""
     cdef node_shard* s = _shard(nd, addr)
     cdef node* e
@@ -198,6 +199,9 @@ cdef void node_writers(nodes* nd, uint64_t addr, int change) noexcept nogil:
     e = _find(s, addr)
     if e != NULL and (change > 0 or e.writers):
         e.writers += change
+        # One that has been full stays so until the kernel forgets the inode: that costs only pages.
+        if appends and e.appenders < 0xffff:
+            e.appenders += change
     pthread_mutex_unlock(&s.lock)
 
 
@@ -231,6 +235,17 @@ cdef bint node_wanted(nodes* nd, uint64_t addr) noexcept nogil:
     wanted = e != NULL and e.wanted != 0
     pthread_mutex_unlock(&s.lock)
     return wanted
+
+
+cdef bint node_appended(nodes* nd, uint64_t addr) noexcept nogil:
+    cdef node_shard* s = _shard(nd, addr)
+    cdef node* e
+    cdef bint appended
+    pthread_mutex_lock(&s.lock)
+    e = _find(s, addr)
+    appended = e != NULL and e.appenders != 0
+    pthread_mutex_unlock(&s.lock)
+    return appended
 
 
 cdef void nodes_forget_all(nodes* nd) noexcept nogil:

@@ -6,7 +6,9 @@ counted under st_lock; it reaches the statfs_change block once per commit, in th
 log header always tell what the transactions before them did.
 """
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from posix.time cimport nanosleep, timespec
 from gfs2py.engine._cache cimport buf_put
+from gfs2py.engine._glock cimport GL_TRY
 from gfs2py.engine._incore cimport LM_ST_EXCLUSIVE, LM_ST_SHARED, buf, inode, opctx, sbd
 from gfs2py.engine._inode cimport inode_buf, inode_lock, inode_unlock
 from gfs2py.engine._log cimport trans_add_meta, trans_begin, trans_end
@@ -14,6 +16,13 @@ from gfs2py.engine._rgrp_core cimport rgrp_lock, rgrp_unlock
 from gfs2py.engine._sbd cimport sd_corrupt
 from gfs2py.engine._sync cimport pthread_mutex_lock, pthread_mutex_unlock
 from gfs2py.ondisk._ondisk cimport SIZEOF_DINODE, be64toh, gfs2_statfs_change, htobe64
+
+
+cdef extern from "<errno.h>" nogil:
+    int EAGAIN
+
+cdef enum:
+    TRY_NS = 5000000                # between two tries for the master file
 
 
 cdef inline gfs2_statfs_change* _numbers(buf* b) noexcept nogil:
@@ -34,6 +43,26 @@ cdef int _open(opctx* cx, inode* ip, int mode, buf** b) noexcept nogil:
     return err
 
 
+cdef int _open_master(opctx* cx, int mode, buf** b) noexcept nogil:
+    """The same for the file of all nodes, by trying until it can be had.
+
+    The replay of a dead node's journal needs this lock. Somebody who waits for it could be granted it meanwhile, would
+    not be told before the replay is done, and the replay would wait for him.
+    """
+    cdef uint32_t flags = cx.gl_flags
+    cdef timespec rest
+    cdef int err
+    rest.tv_sec = 0
+    rest.tv_nsec = TRY_NS
+    while True:
+        cx.gl_flags = flags | GL_TRY
+        err = _open(cx, cx.sd.statfs_ip, mode, b)
+        cx.gl_flags = flags
+        if err != -EAGAIN:
+            return err
+        nanosleep(&rest, NULL)
+
+
 cdef void _master_in(sbd* sd, buf* b) noexcept nogil:
     cdef gfs2_statfs_change* sc = _numbers(b)
     pthread_mutex_lock(&sd.st_lock)
@@ -47,7 +76,7 @@ cdef int statfs_init(opctx* cx) noexcept nogil:
     cdef sbd* sd = cx.sd
     cdef buf* b = NULL
     cdef gfs2_statfs_change* sc
-    cdef int err = _open(cx, sd.statfs_ip, LM_ST_SHARED, &b)
+    cdef int err = _open_master(cx, LM_ST_SHARED, &b)
     if err:
         return err
     _master_in(sd, b)
@@ -102,7 +131,7 @@ cdef int statfs_sync(opctx* cx) noexcept nogil:
     cdef int err
     if sd.sc_buf == NULL:
         return 0
-    err = _open(cx, sd.statfs_ip, LM_ST_EXCLUSIVE, &b)
+    err = _open_master(cx, LM_ST_EXCLUSIVE, &b)
     if err:
         return err
     # Other nodes fold into the same file: what it says now is what counts.
@@ -133,7 +162,7 @@ cdef int statfs_sync(opctx* cx) noexcept nogil:
 cdef int statfs_look(opctx* cx) noexcept nogil:
     cdef sbd* sd = cx.sd
     cdef buf* b = NULL
-    cdef int err = _open(cx, sd.statfs_ip, LM_ST_SHARED, &b)
+    cdef int err = _open_master(cx, LM_ST_SHARED, &b)
     if err == 0:
         _master_in(sd, b)
         buf_put(sd, b)

@@ -15,7 +15,7 @@ cdef struct manager:
     pthread_rwlock_t alive          # read: a glock is being told something; written: from now on none is
     bint silent
     bint orphan                     # its DlmLocks is gone; goes with the last of `all`
-    uint64_t n_asked, n_frozen, n_again, n_invalid
+    uint64_t n_asked, n_frozen, n_again, n_invalid, n_declined
 
 cdef struct held:                   # a glock's lock in the lockspace; it and its value stay until the unlock is done
     manager* lm
@@ -26,6 +26,7 @@ cdef struct held:                   # a glock's lock in the lockspace; it and it
     dlink all, frozen
     bint known                      # the lockspace has it
     bint again                      # the lockspace was busy with calls for it: ask once more at the next
+    bint declining                  # a grant that came at the wrong time is being given back
     int32_t have, want              # of the request under way
     uint32_t flags                  # LM_*
 

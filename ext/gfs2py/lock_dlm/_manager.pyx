@@ -12,6 +12,9 @@ Source: fs/gfs2/lock_dlm.c (make_strname, make_mode, make_flags, gdlm_ast, gdlm_
 
 While a node's death is being dealt with (block() to unblock()) grants are kept back: what that node had under its lock
 is only on the disk when its journal has been replayed. Locks asked for with LM_NOEXP are the replay's own and pass.
+So do iopen locks, under which nothing is written: letting an inode go asks for one, and the replay may wait for that.
+What only tried is not kept back but given back, and told -EAGAIN: a lock that the replay needs, too, must not lie with
+somebody who waits for the replay.
 
 Lock order: alive (shared) -> mutex -> gls.lock. The lockspace is called without mutex and gls.lock.
 """
@@ -26,14 +29,14 @@ from dlm.core._lock cimport dlm_lock, dlm_unlock
 from dlm.core._lockspace cimport Lockspace
 from gfs2py.engine._glock cimport LM_NOEXP, LM_QUECVT, LM_TRY, LM_TRY_1CB, glock_answer, glock_wanted
 from gfs2py.engine._incore cimport (LM_ST_DEFERRED, LM_ST_EXCLUSIVE, LM_ST_SHARED, LM_ST_UNLOCKED, LM_TYPE_INODE,
-                                    LM_TYPE_QUOTA, LM_TYPE_RGRP, gls, glx, lm_ops)
+                                    LM_TYPE_IOPEN, LM_TYPE_QUOTA, LM_TYPE_RGRP, gls, glx, lm_ops)
 from gfs2py.engine._sync cimport (dl_add_tail, dl_del, dl_empty, dl_init, dlink, gl_atomic_add64, pthread_mutex_destroy,
                                   pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock, pthread_rwlock_destroy,
                                   pthread_rwlock_init, pthread_rwlock_rdlock, pthread_rwlock_unlock,
                                   pthread_rwlock_wrlock)
 
 cdef extern from "<errno.h>" nogil:
-    int EBUSY, ENOENT, ENOMEM
+    int EAGAIN, EBUSY, ENOENT, ENOMEM
 
 cdef enum:
     NAME_BYTES = 24
@@ -91,11 +94,28 @@ cdef void _free(held* h) noexcept nogil:
         _destroy(m)
 
 
-cdef bint _kept_back(held* h) noexcept nogil:
-    """Whether a grant has to wait for the replay of somebody's journal."""
+cdef inline bint _passes(const held* h) noexcept nogil:
+    """Whether a grant is none that has to wait for a replay."""
+    return h.want <= h.have or h.flags & LM_NOEXP or (h.x != NULL and h.x.gl.type == LM_TYPE_IOPEN)
+
+
+cdef bint _blocks(held* h) noexcept nogil:
+    """Whether a grant comes while somebody's journal waits for its replay, and is not the replay's own."""
     cdef manager* m = h.lm
     cdef bint yes
-    if h.want <= h.have or h.flags & LM_NOEXP:
+    if _passes(h):
+        return False
+    pthread_mutex_lock(&m.mutex)
+    yes = m.blocked
+    pthread_mutex_unlock(&m.mutex)
+    return yes
+
+
+cdef bint _kept_back(held* h) noexcept nogil:
+    """The same; it is on the list then, and told when all is done."""
+    cdef manager* m = h.lm
+    cdef bint yes
+    if _passes(h):
         return False
     pthread_mutex_lock(&m.mutex)
     yes = m.blocked
@@ -104,6 +124,20 @@ cdef bint _kept_back(held* h) noexcept nogil:
         m.n_frozen += 1
     pthread_mutex_unlock(&m.mutex)
     return yes
+
+
+cdef void _decline(held* h) noexcept nogil:
+    """Back to what was held before; its value is not touched, for nobody here has had the lock."""
+    cdef manager* m = h.lm
+    cdef int err
+    h.declining = True
+    gl_atomic_add64(<int64_t*>&m.n_declined, 1)
+    err = dlm_lock(m.ls, dlm_mode(h.have), &h.lksb, LKF_CONVERT, h.name, NAME_BYTES, _ast, h, _bast)
+    if err == -EBUSY:
+        h.again = True
+    elif err:
+        h.declining = False
+        glock_answer(h.x, err)
 
 
 cdef void _ast(void* arg) noexcept nogil:
@@ -121,6 +155,10 @@ cdef void _ast(void* arg) noexcept nogil:
 
 cdef void _ended(held* h, glx* x) noexcept nogil:
     cdef int status = h.lksb.sb_status
+    if h.declining:
+        h.declining = False
+        glock_answer(x, -EAGAIN)
+        return
     if status == 0:
         h.known = True
     elif not h.known:
@@ -133,6 +171,9 @@ cdef void _ended(held* h, glx* x) noexcept nogil:
         # A born lock keeps what this node says of it.
         if x.gl.state != LM_ST_EXCLUSIVE:
             memcpy(x.gl.lvb, h.value, VALUE_BYTES)
+    if status == 0 and h.flags & LM_TRY_1CB and _blocks(h):
+        _decline(h)
+        return
     if status == 0 and _kept_back(h):
         return
     glock_answer(x, status)
@@ -155,7 +196,9 @@ cdef void _bast(void* arg, int mode) noexcept nogil:
         if h.x != NULL:
             glock_wanted(h.x, leave)
         pthread_mutex_unlock(&m.mutex)
-        if again:
+        if again and h.declining:
+            _decline(h)
+        elif again:
             _ask(h)
     pthread_rwlock_unlock(&m.alive)
 
@@ -322,6 +365,7 @@ cdef class DlmLocks(LockManager):
         return bool(self.m.blocked)
 
     def statistics(self):
-        """Requests asked for, grants kept back, requests asked once more, value blocks that were not valid."""
-        return {"asked": self.m.n_asked, "kept_back": self.m.n_frozen, "asked_again": self.m.n_again,
+        """Requests asked for, grants kept back or given back, requests asked once more, value blocks not valid."""
+        return {"asked": self.m.n_asked, "kept_back": self.m.n_frozen, "declined": self.m.n_declined,
+                "asked_again": self.m.n_again,
                 "values_invalid": self.m.n_invalid}

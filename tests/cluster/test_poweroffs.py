@@ -1,0 +1,56 @@
+"""A share of the power-off campaign (tests/poweroffs): nodes die under write load, nothing acknowledged is lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from poweroffs import campaign
+from poweroffs.campaign import topology
+from poweroffs.judge import version
+from poweroffs.plan import KINDS, keeps_quorum, rounds
+from poweroffs.things import Wrong, block, content, pattern, size_of
+
+# Each kind of death about once.
+POWER_OFFS = 12
+
+
+def test_the_plan_is_what_it_says() -> None:
+    """The same seed gives the same rounds; nobody dies in a way that the votes do not allow."""
+    votes = {n.name: n.votes for n in topology().nodes}
+    first = [next(r) for r in [rounds(7, votes)] for _ in range(60)]
+    assert first == [next(r) for r in [rounds(7, votes)] for _ in range(60)]
+    assert {r.kind for r in first} == set(KINDS)
+    for r in first:
+        assert r.kind == "all" or keeps_quorum(votes, r.victims) == (r.kind != "blocked"), r
+        assert len(set(r.victims)) == len(r.victims)
+
+
+def test_the_judge_finds_what_is_lost_and_torn() -> None:
+    """For each kind: the versions that may be there pass, older, newer and damaged ones do not."""
+    for kind, whole in (("blocks", lambda v: block("web1", "blocks", 0, v)),
+                        ("register", lambda v: content("web1", "register", 0, v)),
+                        ("files", lambda v: content("web1", "files", 0, v) if v % 2 else None),
+                        ("moves", lambda v: (v % 2 == 0, v % 2 == 1)),
+                        ("size", lambda v: (size_of("web1", v), -1, -1)),
+                        ("attribute", lambda v: v), ("log", lambda v: v)):
+        assert version(kind, "web1", 0, whole(5), 5, 5) == 5
+        assert version(kind, "web1", 0, whole(6), 5, 6) == 6
+        for found, low, high in ((4, 5, 5), (3, 4, 4), (6, 5, 5)):
+            if whole(found) not in [whole(v) for v in range(low, high + 1)]:
+                with pytest.raises(Wrong):
+                    version(kind, "web1", 0, whole(found), low, high)
+    torn = block("web1", "blocks", 0, 6)[:512] + block("web1", "blocks", 0, 5)[512:]
+    with pytest.raises(Wrong):
+        version("blocks", "web1", 0, torn, 5, 6)
+    with pytest.raises(Wrong):
+        version("register", "web1", 0, content("web1", "register", 0, 6)[:-1], 5, 6)
+    assert pattern(3, 100) == pattern(0, 100)[3:]
+
+
+@pytest.mark.mount
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_power_offs(seed: int) -> None:
+    """Twelve nodes lose their power, in every way that the campaign knows; everybody works again after each."""
+    tally = campaign.run(seed, POWER_OFFS, print, once=True)
+    assert tally.power_offs >= POWER_OFFS
