@@ -29,8 +29,8 @@ _NONDISK = 1
 # Others need a moment to take note of a new member; looked at again after that long, and less often as time goes by.
 RETRY_MIN_S, RETRY_MAX_S = 0.02, 0.5
 _FIRST = "waiting for the control lock: another node is mounting, perhaps as the first"
-# Another node is busy with the journal.
-BUSY_S = 0.2
+# Another node is busy with the journal: most are replayed in milliseconds. The same way, up to so long.
+BUSY_MAX_S = 0.2
 
 
 def lock_name(kind: int, number: int) -> bytes:
@@ -195,6 +195,7 @@ class MountControl:
 
         Raises DlmError when the lockspace has failed.
         """
+        delay_s = RETRY_MIN_S
         while True:
             if self._failed is not None:
                 raise DlmError(self._failed.errno, f"recovery of the lockspace failed at node {self._failed.nodeid}")
@@ -206,6 +207,7 @@ class MountControl:
             if jids is None:
                 continue
             if not jids:
+                delay_s = RETRY_MIN_S
                 self._dealt_with = generation
                 if self.settled:
                     self._grants.unblock()
@@ -220,8 +222,9 @@ class MountControl:
                     busy = True
             if busy:
                 kick = self._kick
-                with trio.move_on_after(BUSY_S):
+                with trio.move_on_after(delay_s):
                     await kick.wait()
+                delay_s = min(delay_s * 1.5, BUSY_MAX_S)
 
     async def _look(self) -> tuple[int, ...] | None:
         """The journals to replay; None when another recovery came in between."""
