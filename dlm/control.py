@@ -119,6 +119,7 @@ class Control(Generic[Space]):
         self.since_s = trio.current_time()
         self.on_start: Callable[[], object] = lambda: None
         self._wants, self._wanted = "", tuple[int, ...]()
+        self.forsaken = False                   # to be left as a process that dies: the others recover from it
         self._cluster, self._on_note = cluster, on_note
         self._unconfirmed: tuple[int, ...] = ()
         self._kernels: set[int] = set()         # nodes whose kernel goes on with nobody to speak for it
@@ -375,6 +376,10 @@ async def _leave(control: Control[Lockspace], node: DlmNode) -> None:
     """Locks are given up, the group is told, the other nodes are parted from."""
     if not control.failed:
         control.space.stop()
+    if control.forsaken:
+        # The group sees this member go when its connection to cman ends, and that it did not leave.
+        await node.leave(control.space, in_order=False)
+        return
     with contextlib.suppress(client.CmanError):
         await control.group.leave()
     # The others do not answer one that they take for dead.

@@ -85,6 +85,16 @@ class MountView:
         log.warning(f"withdrawn by request target={self.mount_point}")
         self._mounted.withdraw("withdrawn by request (control file)")
 
+    def frozen(self) -> Mapping[str, Any] | None:
+        return self._mounted.frozen()
+
+    def freeze(self) -> None:
+        log.info(f"freezing target={self.mount_point}")
+        self._mounted.freeze()
+
+    def unfreeze(self) -> None:
+        self._mounted.unfreeze()
+
     def ask_sync(self, quota: bool) -> int:
         return _inspect.ask_sync(self._mounted, quota)
 

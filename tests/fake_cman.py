@@ -65,6 +65,11 @@ class FakeCman:
         self.of.tell(name, [(group.me, Reason.JOIN)], [])
         return group
 
+    async def ask(self, op: str, **arguments: object) -> dict[str, object]:
+        await trio.lowlevel.checkpoint()
+        self.of.asked.append((op, arguments))
+        return {}
+
     @asynccontextmanager
     async def watch(self) -> AsyncIterator[trio.MemoryReceiveChannel[Cluster]]:
         send, receive = trio.open_memory_channel[Cluster](1000)
@@ -89,6 +94,7 @@ class FakeCluster:
         self.quorate = True
         self.unconfirmed: dict[int, tuple[int, ...]] = {}       # as each node knows it
         self.state = "Cluster-Member"
+        self.asked: list[tuple[str, dict[str, object]]] = []
         self.members = [1, 2, 3]
         self._pids = 100
         self._views = 0
@@ -132,6 +138,12 @@ class FakeCluster:
         else:
             group.send.close()
         self.tell(group.name, [], [(group.me, reason)])
+
+    def end(self, pid: int) -> None:
+        """The connection of a process has ended: it is out of every group that it did not leave."""
+        for groups in list(self.groups.values()):
+            for group in [g for g in groups if g.me.pid == pid]:
+                self.remove(group, Reason.PROCDOWN)
 
     def kill(self, node: int, reason: Reason = Reason.NODEDOWN) -> None:
         """Every group of it is gone at once."""

@@ -56,9 +56,12 @@ def _tunable(view: View, name: str) -> File:
     return File(_line(lambda: view.tune()[name]), write)
 
 
-async def _freeze(text: str) -> None:
-    if number_of(text, 0, 1):
-        raise OSError(errno.EOPNOTSUPP, "freezing is not supported yet")
+def _freeze(view: View) -> Writer:
+    """Returns when all nodes stand still, or go on. Whoever writes may be interrupted; the work goes on then."""
+    async def write(text: str) -> None:
+        act = view.freeze if number_of(text, 0, 1) else view.unfreeze
+        await trio.to_thread.run_sync(act, abandon_on_cancel=True)
+    return write
 
 
 def _lock_module(view: View) -> Folder:
@@ -91,11 +94,11 @@ def make_tree(view: View, clock_ns: Callable[[], int] = time.monotonic_ns) -> Tr
         "id": File(_line(lambda: f"{os.major(device)}:{os.minor(device)}")),
         "fsname": File(_line(lambda: f"{view.table}.{view.describe()['jid']}")),
         "uuid": File(lambda: _uuid(view)),
-        "freeze": File(_line(lambda: 0), _freeze),
+        "freeze": File(_line(lambda: int(view.frozen() is not None)), _freeze(view)),
         "withdraw": File(_line(lambda: int(view.describe()["withdrawn"] is not None)), _only_one(view.withdraw)),
         "statfs_sync": File(None, _sync(view, False)),
         "quota_sync": File(None, _sync(view, True)),
-        "status": File(lambda: formats.status(view.describe(), view.cluster())),
+        "status": File(lambda: formats.status(view.describe(), view.cluster(), view.frozen())),
         "mount_point": File(_line(lambda: view.mount_point)),
         "lock_module": _lock_module(view),
         "tune": Folder({name: _tunable(view, name) for name in sorted(view.tune())})}

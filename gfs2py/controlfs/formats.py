@@ -17,6 +17,7 @@ from gfs2py.controlfs.view import Busy, NodeLock, Resource, View
 TYPES = ("type", "reserved", "nondisk", "inode", "rgrp", "meta", "iopen", "flock", "plock", "quota", "journal")
 STATISTICS = ("srtt", "srttvar", "srttb", "srttvarb", "sirt", "sirtvar", "dlm", "queue")
 COMMAND_CHARS_MAX = 200
+NONDISK, FREEZE = 1, 2             # type and number of the lock by which nodes freeze
 _LKB_STATUS = {"waiting": 1, "granted": 2, "convert": 3}
 
 
@@ -72,8 +73,11 @@ def busy_glocks(view: View) -> list[dict[str, Any]]:
     requests = Requests(asked, view.root_number())
     our_nodeid = int(view.cluster().get("nodeid", 0))
     resources = {r.name: r for r in view.resources()}
-    return [_glock(view, piece, requests, resources, our_nodeid) for piece in view.glocks(waited_for(asked), True)
-            if not isinstance(piece, bytes)]
+    found = [_glock(view, piece, requests, resources, our_nodeid) for piece in view.glocks(waited_for(asked), True)
+             if not isinstance(piece, bytes)]
+    if (frozen := view.frozen()) is not None:
+        found.append(_frozen(frozen, asked, nodes_of(resources.get(lock_name(NONDISK, FREEZE)), our_nodeid)))
+    return found
 
 
 def glocks_json(view: View) -> bytes:
@@ -90,6 +94,17 @@ def _glock(view: View, one: Busy, requests: Requests, resources: Mapping[bytes, 
         "path": view.path(one.number) if one.type == INODE else None,
         "holders": [_described(h) for h in requests.holders(one)],
         "nodes": nodes_of(resources.get(lock_name(one.type, one.number)), our_nodeid)}
+
+
+def _frozen(told: Mapping[str, Any], asked: Sequence[Mapping[str, Any]],
+            nodes: dict[str, Any] | None) -> dict[str, Any]:
+    """The freeze lock, as a glock that all who write wait for."""
+    parked = frozenset(told["parked"])
+    waiting = [Holder("SH", "W", int(one["pid"]), str(one["opcode"]), int(one["age_ns"])) for one in asked
+               if one["unique"] in parked]
+    return {"type": "nondisk", "number": FREEZE, "state": "EX" if told["by"] == "here" else "UN", "asked": None,
+            "demote": None, "wanted_ns": 0, "path": None, "holders": [_described(h) for h in waiting], "nodes": nodes,
+            "frozen": {"by": told["by"], "for_ns": told["for_ns"], "whole": told["state"] == 2}}
 
 
 def sbstats(view: View) -> bytes:
@@ -123,9 +138,11 @@ def dlm_waiters(resources: Iterable[Resource]) -> bytes:
                    for resource in resources for lock in resource.locks if lock.wait_type).encode()
 
 
-def status(told: Mapping[str, Any], cluster: Mapping[str, Any]) -> bytes:
+def status(told: Mapping[str, Any], cluster: Mapping[str, Any], frozen: Mapping[str, Any] | None) -> bytes:
     """The file `status`, as far as there is something to say."""
     rows: Sequence[tuple[str, int]] = (
         ("Journal ID", int(told["jid"])), ("Spectator", int(told["spectator"])), ("Mounted RO", int(told["read_only"])),
-        ("Withdrawn", int(told["withdrawn"] is not None)), ("Locks blocked", int(cluster.get("blocked", 0))))
-    return "".join(f"{name + ':':<25} {value}\n" for name, value in rows).encode()
+        ("Withdrawn", int(told["withdrawn"] is not None)), ("Frozen", int(frozen is not None)),
+        ("Locks blocked", int(cluster.get("blocked", 0))))
+    why = [f"{'Withdrawn because:':<25} {told['withdrawn']}\n"] if told["withdrawn"] is not None else []
+    return "".join([*(f"{name + ':':<25} {value}\n" for name, value in rows), *why]).encode()

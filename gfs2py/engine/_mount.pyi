@@ -13,6 +13,8 @@ class Gfs2(FileSystemHandle):
     journals: int
     file_locks: FileLocks | None
     recovered: list[dict[str, int]]
+    was_live: bool
+    closed_well: bool
     def __init__(self, device: BlockDevice, *, flags: Iterable[str] = ..., jid: int = 0, norecovery: bool = False,
                  cache_bytes: int = ..., inodes: int = ..., commit_ms: int = 30000, statfs_s: int = 30,
                  quota_s: int = 60, lockproto: str | None = None, locktable: str | None = None, quiet: bool = False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from errno import EINVAL
 
 from gfs2py.block.opening import open_device
+from gfs2py.engine import _standstill
 from gfs2py.engine._mount import Gfs2
 from gfs2py.errors import MountError
 from gfs2py.sources import is_url
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from gfs2py.engine._lockmanager import LockManager
-    from gfs2py.engine._plock import FileLocks
 
     class Seat(Protocol):
         """This node's place among those that have the file system mounted."""
@@ -31,12 +31,16 @@ if TYPE_CHECKING:
         @property
         def locks(self) -> LockManager: ...
         def start(self) -> Seat: ...
-        def mounted(self, replay: Callable[[int], bool], file_locks: FileLocks | None) -> None: ...
+        def mounted(self, fs: Mounted) -> None: ...
         def state(self) -> dict[str, Any]: ...
         def contended(self) -> Sequence[Any]: ...
         def explain_with(self, look: Look) -> None: ...
         def why(self) -> str: ...
-        def stop(self) -> None: ...
+        def say(self, line: str) -> None: ...
+        def freeze(self) -> None: ...
+        def unfreeze(self) -> None: ...
+        def unfreeze_at_end(self) -> None: ...
+        def stop(self, *, dead: bool = False) -> None: ...
 
     # From waits and holds of fcntl locks to all that wait on the mount (controlfs.waits).
     Look = Callable[[list[dict[str, Any]], list[dict[str, Any]]], dict[str, Any]]
@@ -96,11 +100,10 @@ class Mounted(Gfs2):
         try:
             self._mount(device, options, say, seated)
             if self._shared is not None:
-                self._shared.mounted(self.replay, self.file_locks)
+                self._shared.mounted(self)
         except BaseException:
             if self._shared is not None:
-                super().close()
-                self._shared.stop()
+                self._leave()
             raise
 
     def _mount(self, device: BlockDevice, options: MountOptions, say: Callable[[str], None] | None,
@@ -148,18 +151,82 @@ class Mounted(Gfs2):
     def replay(self, jid: int) -> bool:
         """Another node's journal, after its death; False when another survivor is at it. For any thread."""
         try:
-            self.recover_jid(jid)
+            did = self.recover_jid(jid)
         except BlockingIOError:
             return False
+        if did is not None and self._shared is not None:
+            self._shared.say(f"jid={jid}: Replayed {did['replayed']} blocks, {did['revoked']} revoked; Done")
         return True
+
+    def _leave(self) -> None:
+        """The end of a shared mount. What is left in its journal, if anything, others have to replay before they get
+        its locks: then it goes as the dead do. Raises OSError."""
+        assert self._shared is not None
+        try:
+            self._shared.unfreeze_at_end()
+            super().close()
+        finally:
+            self._shared.stop(dead=self.was_live and not self.closed_well)
 
     def close(self) -> None:
         try:
-            super().close()
-        finally:
             if self._shared is not None:
-                self._shared.stop()
+                self._leave()
+            else:
+                super().close()
+        finally:
             self._file.close()
+
+    # -- standing still
+
+    @property
+    def withdraw_fd(self) -> int:
+        """Readable once it has withdrawn."""
+        return _standstill.withdraw_fd(self)
+
+    def freeze_here(self) -> None:
+        _standstill.freeze(self)
+
+    def thaw_here(self) -> None:
+        _standstill.thaw(self)
+
+    def dirty_journals(self) -> list[int]:
+        return _standstill.dirty_journals(self)
+
+    def passing(self) -> int:
+        return _standstill.passing(self)
+
+    def take_back(self) -> None:
+        _standstill.take_back(self)
+
+    def giving_back(self) -> int:
+        return _standstill.giving_back(self)
+
+    def freeze(self) -> None:
+        """On all nodes that have it mounted; returns when nobody writes. From any thread but the cluster's.
+
+        Raises OSError: EBUSY when it is frozen already, ETIMEDOUT when a node does not stand still.
+        """
+        if self._shared is not None:
+            self._shared.freeze()
+        else:
+            self.freeze_here()
+
+    def unfreeze(self) -> None:
+        """Raises OSError EINVAL when it was not frozen here."""
+        if self._shared is not None:
+            self._shared.unfreeze()
+        elif _standstill.frozen(self) is None:
+            raise OSError(EINVAL, "the file system is not frozen")
+        else:
+            self.thaw_here()
+
+    def frozen(self) -> dict[str, Any] | None:
+        """None, or state, for_ns, parked as _standstill.frozen tells them, and `by`: "here" or "another node"."""
+        told: dict[str, Any] | None = _standstill.frozen(self)
+        if told is not None:
+            told["by"] = "another node" if self.cluster().get("frozen") == "yielded" else "here"
+        return told
 
 
 def iscsi_options(source: str, options: MountOptions) -> IscsiOptions | None:

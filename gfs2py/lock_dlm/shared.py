@@ -6,7 +6,10 @@ cause, ends the mount's right to the disk: `lost` is called unless stop() was.
     start()       cman asked, lockspace joined, control and mounted locks: the seat
     (the file system is mounted with the seat's journal; the first one replays all)
     mounted()     the first one lets others come; from here on journals of the dead are replayed
+    freeze(), unfreeze()
     stop()        after the file system is closed: the lockspace is left
+
+A mount that withdraws, or cannot be closed in order, leaves the lockspace as a dead process does (withdrawing.py).
 """
 
 from __future__ import annotations
@@ -14,10 +17,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import os
 import threading
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
 
 import trio
 
@@ -31,9 +34,12 @@ from gfs2py.engine._plock import FileLocks
 from gfs2py.errors import MountError
 from gfs2py.lock_dlm._manager import DlmLocks
 from gfs2py.lock_dlm.facts import plock_holds, plock_waits
+from gfs2py.lock_dlm.freezing import LIMIT_S as FREEZE_LIMIT_S
+from gfs2py.lock_dlm.freezing import Freezable, FreezeControl, State
 from gfs2py.lock_dlm.mounting import MountControl, Seat
 from gfs2py.lock_dlm.plock_service import PlockService
 from gfs2py.lock_dlm.ranges import Member
+from gfs2py.lock_dlm.withdrawing import LiveLock, Withdrawn, settle
 
 STOP_LIMIT_S = 15.0
 WHY_LIMIT_S = 3.0
@@ -65,6 +71,18 @@ class _LockManagersLog(logging.Handler):
         self._log(f"dlm: {record.getMessage()}")
 
 
+class FileSystem(Freezable, Withdrawn, Protocol):
+    """The mounted file system, as its place in the cluster needs it."""
+
+    @property
+    def journals(self) -> int: ...
+    @property
+    def withdraw_fd(self) -> int: ...
+    @property
+    def file_locks(self) -> FileLocks | None: ...
+    def replay(self, jid: int) -> bool: ...
+
+
 class _Grants:
     """The glocks, once there are any to hold back."""
 
@@ -94,6 +112,11 @@ class SharedMount:
         self._grants = _Grants()
         self._control = MountControl(self._grants, spectator=spectator, say=self._say)
         self._control.on_settled = self._settled
+        self._freezing = FreezeControl(self._say)
+        self._live_lock = LiveLock(self._say)
+        self._fs: FileSystem | None = None
+        self._told_fd = -1                      # readable when it has withdrawn
+        self._dead = False                      # it goes without a word
         self._replay: Callable[[int], bool] | None = None
         self._file_locks: FileLocks | None = None
         self._token: trio.lowlevel.TrioToken | None = None
@@ -129,10 +152,10 @@ class SharedMount:
         assert self.seat is not None
         return self.seat
 
-    def mounted(self, replay: Callable[[int], bool], file_locks: FileLocks | None = None) -> None:
-        """The file system is up. replay(jid): as MountControl.run wants it, in a thread. file_locks: the mount's fcntl
-        locks. Raises MountError."""
-        self._replay, self._file_locks = replay, file_locks
+    def mounted(self, fs: FileSystem) -> None:
+        """The file system is up. Its methods are called in threads. Raises MountError."""
+        self._fs, self._replay, self._file_locks = fs, fs.replay, fs.file_locks
+        self._told_fd = os.dup(fs.withdraw_fd)
         self._tell(self._mounted.set)
         self._through.wait()
         if self._failure is not None:
@@ -144,7 +167,8 @@ class SharedMount:
         return {"lockspace": self.name, "nodeid": space.machine.our_nodeid if space is not None else 0,
                 "first": int(self.seat is not None and self.seat.first), "first_done": int(self._through.is_set()),
                 "blocked": int(locks is not None and locks.blocked), "recover_done": self._replayed[0],
-                "recover_status": self._replayed[1]}
+                "recover_status": self._replayed[1], "frozen": self._freezing.state.value,
+                "gone": int(self._dead)}
 
     def contended(self) -> list[ResourceDump]:
         """The resources at which two locks meet or somebody waits, as this node knows them. From any thread."""
@@ -163,9 +187,35 @@ class SharedMount:
             return f"This node's cman cannot be asked: {e}\n"
         return "".join(line + "\n" for line in lines(found))
 
-    def stop(self) -> None:
+    def say(self, line: str) -> None:
+        """One line to the log. From any thread."""
+        self._log(line)
+
+    def freeze(self, limit_s: float = FREEZE_LIMIT_S) -> None:
+        """On all nodes; returns when everybody stands still. From another thread than the cluster's. Raises OSError."""
+        self._ask_cluster(self._freezing.freeze, limit_s)
+
+    def unfreeze(self) -> None:
+        """Raises OSError: EINVAL when it was not this node that froze."""
+        self._ask_cluster(self._freezing.thaw)
+
+    def unfreeze_at_end(self) -> None:
+        """Before a mount ends that has frozen the file system."""
+        if self._freezing.state is State.FROZEN:
+            with contextlib.suppress(OSError):
+                self.unfreeze()
+
+    def _ask_cluster(self, act: Callable[..., Awaitable[None]], *arguments: object) -> None:
+        try:
+            trio.from_thread.run(act, *arguments, trio_token=self._token)
+        except (trio.RunFinishedError, trio.Cancelled):
+            raise OSError(errno.EIO, "this mount has left the cluster") from None
+
+    def stop(self, *, dead: bool = False) -> None:
         """Leave. The locks must be given back already; a dead mount's stand until others have replayed its journal."""
         self._stopping = True
+        if dead:
+            self._dead = True
         self._tell(self._stop.set)
         if self._thread.is_alive():
             self._thread.join(STOP_LIMIT_S)
@@ -260,6 +310,9 @@ class SharedMount:
         logger.removeHandler(handler)
         if self._file_locks is not None:
             self._file_locks.fail(errno.EIO)
+        if self._told_fd >= 0:
+            os.close(self._told_fd)
+            self._told_fd = -1
         self._ready.set()
         self._through.set()
 
@@ -295,15 +348,17 @@ class SharedMount:
         self._grants.locks = DlmLocks(space.machine)
         self._space = space
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._until_stopped, nursery.cancel_scope)
+            nursery.start_soon(self._until_stopped, space, nursery.cancel_scope)
             self.seat = await self._control.join(space)
             self._say(f"lockspace {self.name} joined: jid={self.seat.jid}:id={space.machine.our_nodeid}:"
                       f"first={int(self.seat.first)}")
-            self._ready.set()
             if not self.seat.first:
                 # From here on: who comes or dies while we mount makes the lock manager recover, grants are kept back
                 # meanwhile, and the mount needs grants to get any further.
                 nursery.start_soon(self._control.run, self._replay_in_thread)
+            await self._freezing.begin(space)
+            await self._live_lock.begin(space)
+            self._ready.set()
             await self._mounted.wait()
             if self.seat.first:
                 await self._control.first_done()
@@ -311,6 +366,10 @@ class SharedMount:
             self._through.set()
             if self._file_locks is not None:
                 nursery.start_soon(self._serve_file_locks, cman, space, self._file_locks)
+            if self._fs is not None:
+                nursery.start_soon(self._freezing.run, self._fs)
+                nursery.start_soon(self._live_lock.run, self._fs.journals, self.seat.jid, self._replay_in_thread)
+                nursery.start_soon(self._watch_over, cman, self._fs)
             await trio.sleep_forever()
 
     async def _serve_file_locks(self, cman: Cman, space: Lockspace, locks: FileLocks) -> None:
@@ -327,19 +386,40 @@ class SharedMount:
             await service.run()
         finally:
             self._file_lock_service = None
+            # Of a dead mount the others drop the locks when its journal has been replayed.
             with trio.move_on_after(LEAVE_LIMIT_S, shield=True), contextlib.suppress(CmanError):
-                await group.leave()
+                if not self._dead:
+                    await group.leave()
 
-    async def _until_stopped(self, scope: trio.CancelScope) -> None:
+    async def _until_stopped(self, space: Lockspace, scope: trio.CancelScope) -> None:
         await self._stop.wait()
+        if self._dead and isinstance(space.control, Control):
+            space.control.forsaken = True
+        if self._dead or self._freezing.state is not State.THAWED:
+            # Taking back a request waits for the other nodes, which may wait for this one.
+            space.close("this mount ends")
         scope.cancel()
+
+    async def _watch_over(self, cman: Cman, fs: FileSystem) -> None:
+        """A withdraw ends this mount's part in the cluster, in the order that keeps the others' data whole."""
+        await trio.lowlevel.wait_readable(self._told_fd)
+
+        async def fence() -> None:
+            # Without a word: the others find this node lost, and fence it.
+            await cman.ask("kill", node=(await cman.cluster()).node_name)
+
+        await settle(fs, self._say, fence)
+        self._say(f"leaving lockspace {self.name}: nothing of this mount reaches the disk any more, whoever else has "
+                  "it mounted replays its journal")
+        self._dead = self._stopping = True
+        self._stop.set()
 
     async def _replay_in_thread(self, jid: int) -> bool:
         if self._replay is None:
             self._leave_to_others(jid)
             return False
         self._replays[jid] = (True, self._replays.get(jid, (True, trio.current_time()))[1])
-        done = await trio.to_thread.run_sync(partial(self._replay, jid))
+        done = await self._freezing.replay(jid, self._replay)
         if done:
             self._replays.pop(jid, None)
         else:

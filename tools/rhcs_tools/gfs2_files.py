@@ -1,5 +1,5 @@
-"""The commands of gfs2_tool that go through a mount's control files: waits, lockdump, gettune, settune, withdraw and
-glocktop."""
+"""The commands of gfs2_tool that go through a mount's control files: waits, lockdump, gettune, settune, withdraw,
+freeze, unfreeze and glocktop."""
 
 from __future__ import annotations
 
@@ -62,6 +62,23 @@ def write(path: Path, value: str) -> None:
         os.close(fd)
 
 
+def is_frozen(directory: Path) -> bool:
+    return (directory / "freeze").read_text() != "0\n"
+
+
+def sync(target: str) -> None:
+    """syncfs(2) of a mount, by its mount point or source. Raises OSError."""
+    import ctypes
+
+    entry = control.find_mount(target)
+    fd = os.open(entry.mount_point if entry is not None else target, os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).syncfs(fd) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), target)
+    finally:
+        os.close(fd)
+
+
 def tunables(directory: Path) -> dict[str, str]:
     """Names and values, in order of the names."""
     return {path.name: path.read_text().strip() for path in sorted((directory / "tune").iterdir())}
@@ -80,11 +97,25 @@ def _in_the_way(glock: Mapping[str, Any]) -> str:
     return ", ".join(found) or "nobody that is known here"
 
 
+def _frozen(glock: Mapping[str, Any], frozen: Mapping[str, Any]) -> list[tuple[int, str]]:
+    """Writers of a frozen file system; without any, that it is frozen."""
+    nodes = [f"node {g['node']}" for g in (glock["nodes"] or {"granted": []})["granted"] if g["mode"] == "EX"]
+    by = "this node" if frozen["by"] == "here" else nodes[0] if nodes else "another node"
+    cure = "gfs2_tool unfreeze" if frozen["by"] == "here" else "gfs2_tool unfreeze there"
+    since = f"frozen by {by} for {stats.time_text(frozen['for_ns'])} ({cure})"
+    return [(one["for_ns"], f"{one['comm']} (pid {one['pid']}, {one['request']}) waits for the thaw for "
+                            f"{stats.time_text(one['for_ns'])}: {since}") for one in glock["holders"]] \
+        or [(frozen["for_ns"], f"nobody waits, but the file system is {since}")]
+
+
 def waits(lines: Iterable[str]) -> Iterator[str]:
     """glocks.json for a person: a line per waiter, and who is in its way; the longest wait first."""
     found = []
     for glock in map(json.loads, lines):
         where = f"{glock['type']} {glock['number']}" + (f" ({glock['path']})" if glock["path"] else "")
+        if frozen := glock.get("frozen"):
+            found += _frozen(glock, frozen)
+            continue
         for one in glock["holders"]:
             if one["waits"]:
                 who = f"{one['comm']} (pid {one['pid']}, {one['request']})"

@@ -7,6 +7,7 @@ Exit status: 0, or 1 with one line that says what was wrong.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -47,7 +48,10 @@ gettune MOUNTPOINT
 settune MOUNTPOINT NAME VALUE
     the tunables of a mount
 withdraw MOUNTPOINT
-    stop a mount at once: nothing more is written, every request fails
+    stop a mount at once: nothing more is written, every request fails, the other nodes replay its journal
+freeze MOUNTPOINT
+unfreeze MOUNTPOINT
+    on all nodes: writers wait and all journals are empty, so that the disk can be copied; readers go on
 sb DEVICE [all|proto|table|ondisk|multihost|uuid]
     print the superblock, or one value of it
 version
@@ -367,6 +371,34 @@ def withdraw(words: Words) -> Iterator[str]:
     yield from ()
 
 
+def freeze(words: Words) -> Iterator[str]:
+    """All that was written before is on the disk first, what the kernel keeps of mapped files included."""
+    target, = _operands(words, 1, 1)
+    directory = _directory(words, target)
+    if not gfs2_files.is_frozen(directory):     # else it would wait for the thaw
+        gfs2_files.sync(target)
+    _set_frozen(directory, "1")
+    yield from ()
+
+
+def unfreeze(words: Words) -> Iterator[str]:
+    target, = _operands(words, 1, 1)
+    _set_frozen(_directory(words, target), "0")
+    yield from ()
+
+
+_REFUSED = {errno.EBUSY: "frozen already, or being frozen", errno.EINVAL: "not frozen by this node",
+            errno.ETIMEDOUT: "not all nodes stood still in time (their logs say why)",
+            errno.EIO: "the mount has withdrawn or ends", errno.EAGAIN: "the mount is not through yet"}
+
+
+def _set_frozen(directory: Path, value: str) -> None:
+    try:
+        gfs2_files.write(directory / "freeze", value)
+    except OSError as e:
+        raise Failed(f"{directory.name}: {_REFUSED.get(e.errno or 0, e.strerror)}") from None
+
+
 def version(words: Words) -> Iterator[str]:
     from importlib.metadata import version as version_of  # slow to load, and nobody else needs it
 
@@ -386,6 +418,7 @@ def show_help(_: Words) -> Iterator[str]:
 COMMANDS: dict[str, Callable[[Words], Iterator[str]]] = {
     "counters": counters, "inflight": inflight, "df": df, "journals": journals, "list": list_mounts, "sb": sb,
     "waits": waits, "lockdump": lockdump, "gettune": gettune, "settune": settune, "withdraw": withdraw,
+    "freeze": freeze, "unfreeze": unfreeze,
     "version": version, "help": show_help}
 
 

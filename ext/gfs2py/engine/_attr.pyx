@@ -2,6 +2,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 from gfs2py.engine._data cimport data_writeback
+from gfs2py.engine._freeze cimport fz_cold
 from gfs2py.engine._incore cimport (SDF_ACL, SDF_NOATIME, SDF_NODIRATIME, SDF_RDONLY, SDF_RELATIME, inode, opctx, sbd)
 from gfs2py.engine._inode cimport inode_dirty, inode_touch
 from gfs2py.engine._log cimport log_ail_flush, trans_begin, trans_end
@@ -196,7 +197,7 @@ cdef int attr_set_fsflags(opctx* cx, inode* ip, uint32_t fsflags) noexcept nogil
 
 cdef bint atime_due(const opctx* cx, const inode* ip) noexcept nogil:
     cdef uint32_t f = cx.sd.flags
-    if f & (SDF_NOATIME | SDF_RDONLY) or ip.diskflags & (GFS2_DIF_NOATIME | GFS2_DIF_IMMUTABLE):
+    if f & (SDF_NOATIME | SDF_RDONLY) or ip.diskflags & (GFS2_DIF_NOATIME | GFS2_DIF_IMMUTABLE) or fz_cold(cx.sd):
         return False
     if f & SDF_NODIRATIME and (ip.mode & S_IFMT) == S_IFDIR:
         return False

@@ -6,6 +6,8 @@ from gfs2py.engine._attr cimport atime_due, atime_update, attr_fill, attr_set
 from gfs2py.engine._cache cimport buf_peek, buf_put, buf_readahead
 from gfs2py.engine._dir cimport dir_read
 from gfs2py.engine._file cimport file_read
+from gfs2py.engine._freeze cimport fz_attach, fz_forget
+from gfs2py.engine._freezeops cimport freeze_fill
 from gfs2py.engine._fs cimport gfs2_fs, handle, node_addr
 from gfs2py.engine._filelocks cimport filelocks_attach, filelocks_fill
 from gfs2py.engine._fsio cimport fsio_fill, may_map, mapper_gone, open_flags_for
@@ -672,6 +674,7 @@ cdef void do_destroy(void* p) noexcept nogil:
 
 cdef void do_attach(void* p, unpark_fn unpark, void* arg) noexcept nogil:
     cdef gfs2_fs* fs = <gfs2_fs*>p
+    fz_attach(fs.sd, unpark, arg)
     if fs.sd.gls != NULL:
         fs.sd.gls.unpark_arg = arg
         fs.sd.gls.unpark = unpark
@@ -687,6 +690,7 @@ cdef void do_attach_kernel(void* p, const fs_kernel* kernel) noexcept nogil:
 
 
 cdef void do_parked_done(void* p, uint64_t unique) noexcept nogil:
+    fz_forget((<gfs2_fs*>p).sd, unique)
     glock_done((<gfs2_fs*>p).sd.gls, unique)
 
 
@@ -715,6 +719,7 @@ cdef void _fill_table() noexcept nogil:
     _table.listxattr = do_listxattr
     _table.removexattr = do_removexattr
     fsio_fill(&_table)
+    freeze_fill(&_table)
 
 
 cdef const fs_ops* gfs2_fs_ops(bint shared) noexcept nogil:

@@ -21,11 +21,14 @@ from gfs2py.fuse._stat cimport WAIT_INODE, WAIT_RGRP, stat_now
 
 cdef extern from "<errno.h>" nogil:
     int EAGAIN, EINTR, EIO, ENOMEM, ENOTCONN
+cdef extern from "<unistd.h>" nogil:
+    int usleep(unsigned int us)
 
 cdef enum:
     HOLD_MAX_NS = 100000000         # a lock is kept no longer than this after its grant when others want it
     KEEP_NS = 100000000             # how long a woken operation's locks wait for its run
     AGAIN_NS = 500000               # between two looks at a glock that cannot be let go yet
+    GIVING_US = 1000                # between two looks at what the kernel still gives back
     IDLE_NS = 50000000              # a demoter looks at its list at least this often
     # One of glx.flags: this node reads what it then changes, so SH would only be a detour. See _plan.
     GLX_MIGRATES = 65536
@@ -59,6 +62,8 @@ cdef void gls_stop(gls* gs) noexcept nogil:
     while not dl_empty(&gs.taking):
         pthread_cond_wait(&gs.cond, &gs.lock)
     pthread_mutex_unlock(&gs.lock)
+    while gl_atomic_load32(&gs.giving_back):
+        usleep(GIVING_US)
 
 
 cdef void gls_destroy(gls* gs) noexcept nogil:

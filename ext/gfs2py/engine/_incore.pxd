@@ -144,6 +144,7 @@ cdef struct gls:
     fs_kernel kernel                # how the kernel is told to give back what it caches
     int32_t has_kernel              # atomic; False: it caches nothing
     dlink taking                    # glx (by work) whose pages it is giving back
+    int32_t giving_back             # inodes that it gives back after a withdraw, atomic
     void (*unpark)(void* arg, uint64_t unique) noexcept nogil       # NULL: operations sleep
     void* unpark_arg
     bint (*known)(sbd* sd, uint64_t addr) noexcept nogil            # does the kernel know this inode?
@@ -342,6 +343,22 @@ cdef struct jlog:
     uint64_t n_flushes              # device flushes begun; all but the newest have ended, that one under commit_lock
     int32_t data_err                # a data write-back failed since the last syncfs
 
+cdef struct freezer:                # _freeze
+    pthread_mutex_t lock
+    pthread_cond_t cond             # the state has changed, or the last of `writers` is through
+    int32_t state                   # FZ_*, atomic; changed under lock
+    int32_t writers                 # operations under way that may change something, atomic
+    bint ended                      # the mount ends: nobody waits here any more
+    bint emptying                   # a freeze is at work on the log
+    uint64_t n_late                 # how often the engine's own threads came in
+    void (*drain)(void* arg) noexcept nogil     # waits for deletions that are queued
+    void* drain_arg
+    uint64_t* parked                # requests put away until the thaw
+    uint32_t n_parked, cap_parked
+    uint64_t since_ns               # when the last freeze began
+    void (*unpark)(void* arg, uint64_t unique) noexcept nogil       # NULL: operations sleep
+    void* unpark_arg
+
 cdef struct opctx:                  # one operation under way, on one thread's stack
     sbd* sd
     uint32_t uid, gid, pid, umask
@@ -435,6 +452,8 @@ cdef struct sbd:
     void (*delete_again)(sbd* sd, uint64_t addr) noexcept nogil     # an unlinked inode that another node has open
     # errors
     int32_t withdrawn               # atomic
+    int32_t tell_fd                 # an eventfd that says so; -1: nobody wants to know
+    freezer fz
     pthread_mutex_t err_lock
     char err_text[512]              # first reason
     char jid_name[64]

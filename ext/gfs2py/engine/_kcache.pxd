@@ -12,3 +12,6 @@ cdef void kcache_set_out(void* who) noexcept nogil                      # a glx:
 cdef bint kcache_attrs(gls* gs, glx* x) noexcept nogil
 cdef void kcache_inode(gls* gs, uint64_t addr) noexcept nogil           # if nobody here uses it
 cdef void kcache_watch(gls* gs) noexcept nogil
+# The mount is dead: all that the kernel has is asked back, while the locks still stand. gs.giving_back counts what is
+# under way; the caller waits for it. 0 or -ENOMEM.
+cdef int kcache_give_all_back(gls* gs) noexcept nogil

@@ -15,6 +15,7 @@ from libc.string cimport memcpy, memset
 from gfs2py.block._device cimport DEV_FUA, bio_seg, dev_alloc, dev_free
 from gfs2py.engine._ail cimport ail_forget, ail_write
 from gfs2py.engine._data cimport MORE_MAX
+from gfs2py.engine._freeze cimport FZ_FROZEN
 from gfs2py.engine._cache cimport buf_hold, buf_peek, buf_put, shard_of
 from gfs2py.engine._incore cimport (B_DIRTY, B_FREED, B_JDATA, B_PINNED, B_UPTODATE, B_WRITING, SDF_NOBARRIER,
                                     SDF_RDONLY, SDF_WRITEBACK, buf, cache_shard, extent, inode, jlog, logtxn, opctx,
@@ -137,6 +138,10 @@ cdef int trans_begin(opctx* cx, uint32_t blocks, uint32_t revokes) noexcept nogi
         if sd.flags & SDF_RDONLY or not log.live:
             return -EROFS
         ob_rdlock(&sd.ob, &log.flush_lock, WAIT_SWITCH, 0)
+        if sd.fz.state == FZ_FROZEN:
+            # Whoever has to wait for the thaw does so before it takes locks (fz_enter).
+            pthread_rwlock_unlock(&log.flush_lock)
+            return -EROFS
         pthread_mutex_lock(&log.lock)
         # Freed blocks' buffers stay in memory until the commit, too.
         held = (<uint64_t>log.running.nbufs + log.running.ndbufs + log.running.nfreed) << sd.bsize_shift

@@ -27,6 +27,8 @@ cdef class Gfs2(FileSystemHandle):
     cdef readonly list recovered    # what replay did, by journal
     cdef const jstats* replaying    # of the thread that replays; NULL: none does
     cdef int replaying_jid
+    cdef readonly bint was_live     # its journal may have been written
+    cdef readonly bint closed_well  # all of it is in place and the journal says so
     cdef object say
     cdef jdesc own_jd               # our journal's map and head, if recovery found it clean
     cdef jhead own_head

@@ -16,6 +16,7 @@ from gfs2py.engine._data cimport data_write_many, data_writeback
 from gfs2py.engine._dealloc cimport fs_dealloc
 from gfs2py.engine._dir cimport dir_found, dir_search
 from gfs2py.engine._flock cimport flocks_destroy, flocks_init
+from gfs2py.engine._freeze cimport fz_destroy, fz_init, fz_settle, fz_shutdown
 from gfs2py.engine._fs cimport FOPEN_CACHE_DIR, FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, gfs2_fs, gfs2_fs_ops
 from gfs2py.engine._gls cimport gls_init, gls_release_all
 from gfs2py.engine._glock cimport (GL_NOEXP, GL_TRY, glock_enter, glock_free, glock_init, glock_leave, glock_pin,
@@ -121,11 +122,16 @@ cdef int _shutdown(gfs2_fs* f) noexcept nogil:
     cdef sbd* sd = f.sd
     cdef opctx cx
     cdef int err = 0
+    cdef bint frozen
     if m.shut:
         return 0
     m.shut = True
+    frozen = fz_settle(sd)
     quotad_stop(&m.q)
-    if sd.log != NULL and sd.log.live:
+    if frozen and sd.log != NULL and sd.log.live:
+        nodes_stop(&f.nd)
+        fz_shutdown(sd)
+    elif sd.log != NULL and sd.log.live:
         nodes_forget_all(&f.nd)
         nodes_drain(&f.nd)
         ctx_init(&cx, sd, 0, 0)
@@ -214,6 +220,8 @@ cdef class Gfs2(FileSystemHandle):
             raise MemoryError
         self.jid = -1
         self.recovered = []
+        self.m.sd.tell_fd = -1
+        fz_init(&self.m.sd)
 
     def __init__(self, BlockDevice device not None, *, flags=(), int jid=0, bint norecovery=False,
                  cache_bytes=CACHE_DEFAULT, uint32_t inodes=INODES_DEFAULT, uint32_t commit_ms=30000,
@@ -236,6 +244,7 @@ cdef class Gfs2(FileSystemHandle):
         pthread_mutex_init(&sd.rename_lock, NULL)
         dl_init(&sd.clone_list, NULL)
         try:
+            sd.tell_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             if locks is not None:
                 self._shared(locks)
             self._read_superblock(lockproto, locktable)
@@ -603,6 +612,7 @@ cdef class Gfs2(FileSystemHandle):
             self._open_journal()
             sd.log.commit_ms = commit_ms
             self._check(log_start(sd), "starting the log")
+            self.was_live = True
             ctx_init(&cx, sd, 0, 0)
             with nogil:
                 err = quota_init(&cx)
@@ -673,6 +683,9 @@ cdef class Gfs2(FileSystemHandle):
             self.locks.detach()
         names_destroy(sd)
         ob_detach(&sd.ob, sd.dev)
+        if sd.tell_fd >= 0:
+            os.close(sd.tell_fd)
+        fz_destroy(sd)
         if self.m.f.nd.sd != NULL:
             nodes_destroy(&self.m.f.nd)
         free(self.m)
@@ -689,6 +702,7 @@ cdef class Gfs2(FileSystemHandle):
         with nogil:
             err = _shutdown(&self.m.f)
         reason = self.withdrawn
+        self.closed_well = err == 0 and reason is None
         name = (<bytes>self.m.sd.dev.name).decode(errors="replace")
         self._free()
         if err:

@@ -7,8 +7,8 @@ hold up the worker that got the FORGET.
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
+from gfs2py.engine._freeze cimport fz_leave, fz_wait
 from gfs2py.engine._incore cimport sbd
-from gfs2py.engine._sbd cimport sd_dead
 from gfs2py.engine._sync cimport (CLOCK_REALTIME, clock_gettime, pthread_cond_broadcast, pthread_cond_destroy,
                                   pthread_cond_init, pthread_cond_timedwait, pthread_cond_wait,
                                   pthread_create, pthread_join, pthread_mutex_destroy, pthread_mutex_init,
@@ -360,8 +360,10 @@ cdef void* _worker(void* arg) noexcept nogil:
         memcpy(batch, nd.queue + nd.n_queue, n * sizeof(uint64_t))
         nd.busy = True
         pthread_mutex_unlock(&nd.lock)
-        if not sd_dead(nd.sd):
+        # At the end of a frozen mount they are left to the next first mount's scan.
+        if fz_wait(nd.sd):
             nd.dealloc(nd.sd, batch, n)
+            fz_leave(nd.sd)
         pthread_mutex_lock(&nd.lock)
         nd.busy = False
         if nd.n_queue == 0:
@@ -370,8 +372,14 @@ cdef void* _worker(void* arg) noexcept nogil:
     return NULL
 
 
+cdef void _drain(void* arg) noexcept nogil:
+    nodes_drain(<nodes*>arg)
+
+
 cdef int nodes_start(nodes* nd) noexcept nogil:
     nd.stop = False
+    nd.sd.fz.drain_arg = nd
+    nd.sd.fz.drain = _drain
     if pthread_create(&nd.thread, NULL, _worker, nd) != 0:
         return -ENOMEM
     nd.thread_on = True

@@ -1,12 +1,16 @@
 """Waits measured and named, device operations timed (see _observe.pxd)."""
 from libc.stddef cimport size_t
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint32_t, uint64_t
 from gfs2py.block._device cimport bio_seg, blkdev, blkdev_ops
-from gfs2py.engine._sync cimport (pthread_cond_t, pthread_cond_wait, pthread_mutex_lock, pthread_mutex_t,
-                                  pthread_rwlock_rdlock, pthread_rwlock_t, pthread_rwlock_wrlock)
+from gfs2py.engine._sync cimport (gl_atomic_look32, gl_atomic_note32, pthread_cond_t, pthread_cond_wait,
+                                  pthread_mutex_lock, pthread_mutex_t, pthread_rwlock_rdlock, pthread_rwlock_t,
+                                  pthread_rwlock_wrlock)
 from gfs2py.fuse._stat cimport (WAIT_BUFFER, WAIT_COMMIT, WAIT_DATA, WAIT_DISCARD, WAIT_FLUSH, WAIT_INODE, WAIT_READ,
                                 WAIT_RENAME, WAIT_RGRP, WAIT_SPACE, WAIT_SWITCH, WAIT_WRITE, fs_wait, hist_add,
                                 hist_dict, stat_now, wait_dict, wait_set, wait_slot)
+
+cdef extern from "<errno.h>" nogil:
+    int EIO
 
 
 cdef void ob_begin(ob_mark* m, uint32_t kind, uint64_t what) noexcept nogil:
@@ -49,6 +53,27 @@ cdef void ob_slow_mutex(observer* ob, pthread_mutex_t* l, uint32_t kind, uint64_
 
 # ---------------------------------------------------------------------------------------------- the device
 
+cdef inline bint _pass(observer* ob) noexcept nogil:
+    """Whoever counts himself and then finds the gate open is seen by whoever shuts it and then counts."""
+    gl_atomic_note32(&ob.passing, 1)
+    if gl_atomic_look32(&ob.shut) == 0:
+        return True
+    gl_atomic_note32(&ob.passing, -1)
+    return False
+
+
+cdef inline void _passed(observer* ob) noexcept nogil:
+    gl_atomic_note32(&ob.passing, -1)
+
+
+cdef void ob_shut(observer* ob) noexcept nogil:
+    gl_atomic_note32(&ob.shut, 1)
+
+
+cdef int32_t ob_passing(observer* ob) noexcept nogil:
+    return gl_atomic_look32(&ob.passing)
+
+
 cdef int _read(blkdev* d, uint64_t off, void* buf, uint64_t length) noexcept nogil:
     cdef observer* ob = <observer*>d.observer
     cdef ob_mark mark
@@ -63,9 +88,12 @@ cdef int _write(blkdev* d, uint64_t off, const void* buf, uint64_t length, int f
     cdef observer* ob = <observer*>d.observer
     cdef ob_mark mark
     cdef int err
+    if not _pass(ob):
+        return -EIO
     ob_begin(&mark, WAIT_WRITE, off)
     err = ob.below.write(d, off, buf, length, flags)
     ob_end(ob, &mark)
+    _passed(ob)
     return err
 
 
@@ -83,9 +111,12 @@ cdef int _writev(blkdev* d, bio_seg* segs, uint32_t n) noexcept nogil:
     cdef observer* ob = <observer*>d.observer
     cdef ob_mark mark
     cdef int err
+    if not _pass(ob):
+        return -EIO
     ob_begin(&mark, WAIT_WRITE, segs[0].off if n else 0)
     err = ob.below.writev(d, segs, n)
     ob_end(ob, &mark)
+    _passed(ob)
     return err
 
 
@@ -93,9 +124,12 @@ cdef int _flush(blkdev* d) noexcept nogil:
     cdef observer* ob = <observer*>d.observer
     cdef ob_mark mark
     cdef int err
+    if not _pass(ob):
+        return -EIO
     ob_begin(&mark, WAIT_FLUSH, 0)
     err = ob.below.flush(d)
     ob_end(ob, &mark)
+    _passed(ob)
     return err
 
 
@@ -103,9 +137,12 @@ cdef int _discard(blkdev* d, uint64_t off, uint64_t length) noexcept nogil:
     cdef observer* ob = <observer*>d.observer
     cdef ob_mark mark
     cdef int err
+    if not _pass(ob):
+        return -EIO
     ob_begin(&mark, WAIT_DISCARD, off)
     err = ob.below.discard(d, off, length)
     ob_end(ob, &mark)
+    _passed(ob)
     return err
 
 

@@ -1,5 +1,6 @@
 """The periodic work of a mount: statfs and quota folding, reclaiming what a crash left unlinked."""
 from libc.stdint cimport uint32_t, uint64_t
+from gfs2py.engine._freeze cimport fz_leave, fz_try, fz_wait
 from gfs2py.engine._fs cimport gfs2_fs
 from gfs2py.engine._incore cimport SDF_QUOTA_ACCOUNT, inode, opctx, rgrpd, sbd
 from gfs2py.engine._inode cimport inode_peek, inode_put
@@ -57,7 +58,7 @@ cdef void quotad_reclaim(quotad* q, opctx* cx, rgrpd* rgd) noexcept nogil:
 cdef void _sync_due(quotad* q, uint32_t seconds) noexcept nogil:
     cdef opctx cx
     cdef sbd* sd = q.fs.sd
-    if sd_dead(sd):
+    if not fz_try(sd):
         return
     ctx_init(&cx, sd, 0, 0)
     if q.statfs_s and seconds % q.statfs_s == 0:
@@ -67,6 +68,7 @@ cdef void _sync_due(quotad* q, uint32_t seconds) noexcept nogil:
             statfs_look(&cx)
     if q.quota_s and seconds % q.quota_s == 0 and sd.flags & SDF_QUOTA_ACCOUNT:
         quota_sync(&cx)
+    fz_leave(sd)
 
 
 cdef void _serve_asked(quotad* q) noexcept nogil:
@@ -76,15 +78,19 @@ cdef void _serve_asked(quotad* q) noexcept nogil:
     cdef uint64_t until = q.asked
     cdef bint statfs = q.want[QUOTAD_STATFS]
     cdef bint quota = q.want[QUOTAD_QUOTA]
+    cdef bint ok
     q.want[QUOTAD_STATFS] = False
     q.want[QUOTAD_QUOTA] = False
     pthread_mutex_unlock(&q.lock)
-    if statfs and not sd_dead(sd):
+    ok = fz_wait(sd)
+    if statfs and ok and not sd_dead(sd):
         ctx_init(&cx, sd, 0, 0)
         statfs_sync(&cx)
-    if quota and not sd_dead(sd) and sd.flags & SDF_QUOTA_ACCOUNT:
+    if quota and ok and not sd_dead(sd) and sd.flags & SDF_QUOTA_ACCOUNT:
         ctx_init(&cx, sd, 0, 0)
         quota_sync(&cx)
+    if ok:
+        fz_leave(sd)
     pthread_mutex_lock(&q.lock)
     q.served = until
 

@@ -2,7 +2,9 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdio cimport fprintf, snprintf, stderr
 from libc.string cimport memset, strncpy
+from gfs2py.engine._freeze cimport fz_end
 from gfs2py.engine._incore cimport SDF_ERRORS_PANIC, opctx, sbd
+from gfs2py.engine._observe cimport ob_shut
 from gfs2py.engine._sync cimport (CLOCK_REALTIME, clock_gettime, gl_atomic_store32, pthread_mutex_lock,
                                   pthread_mutex_unlock, timespec)
 from gfs2py.ondisk._ondisk cimport SIZEOF_DINODE, SIZEOF_LOG_DESCRIPTOR, SIZEOF_META_HEADER
@@ -11,6 +13,8 @@ cdef extern from "<errno.h>" nogil:
     int EIO, EINVAL, EBADE
 cdef extern from "<stdlib.h>" nogil:
     void abort()
+cdef extern from "<unistd.h>" nogil:
+    ssize_t write(int fd, const void* buf, size_t n)
 
 
 cdef void sd_message(sbd* sd, int level, const char* text) noexcept nogil:
@@ -22,6 +26,7 @@ cdef void sd_message(sbd* sd, int level, const char* text) noexcept nogil:
 cdef int _withdraw(sbd* sd, const char* text) noexcept nogil:
     """The first reason is kept and told; later ones follow from it."""
     cdef char line[640]
+    cdef uint64_t one = 1
     pthread_mutex_lock(&sd.err_lock)
     sd.n_corrupt += 1
     if sd.err_text[0] == 0:
@@ -29,7 +34,12 @@ cdef int _withdraw(sbd* sd, const char* text) noexcept nogil:
         snprintf(line, 640, b"%s: withdrawing from the file system, nothing more is written", text)
         sd_message(sd, LOG_ERR_, line)
     gl_atomic_store32(&sd.withdrawn, 1)
+    # Also what was begun before and has not come to the device yet: others will replay this journal.
+    ob_shut(&sd.ob)
+    if sd.tell_fd >= 0:
+        write(sd.tell_fd, &one, 8)
     pthread_mutex_unlock(&sd.err_lock)
+    fz_end(sd)
     if sd.flags & SDF_ERRORS_PANIC:
         abort()
     return -EIO

@@ -49,6 +49,7 @@ class FakeView:
     tunables: dict[str, int] = field(default_factory=lambda: {"statfs_quantum": 30})
     served: int = 0
     asked: list[bool] = field(default_factory=list)
+    cold: dict[str, Any] | None = None
 
     def describe(self) -> Mapping[str, Any]:
         return {"jid": 1, "withdrawn": self.withdrawn, "lockproto": "lock_dlm", "spectator": False, "read_only": False}
@@ -93,6 +94,19 @@ class FakeView:
 
     def withdraw(self) -> None:
         self.withdrawn = "by request"
+
+    def frozen(self) -> Mapping[str, Any] | None:
+        return self.cold
+
+    def freeze(self) -> None:
+        if self.cold is not None:
+            raise OSError(errno.EBUSY, "frozen already")
+        self.cold = {"state": 2, "for_ns": 5_000_000_000, "parked": [41], "by": "here"}
+
+    def unfreeze(self) -> None:
+        if self.cold is None:
+            raise OSError(errno.EINVAL, "not frozen")
+        self.cold = None
 
     def ask_sync(self, quota: bool) -> int:
         self.asked.append(quota)
@@ -198,6 +212,42 @@ def test_tunables_and_commands() -> None:
     with pytest.raises(OSError) as caught:
         write(tree, "statfs_sync", "1")
     assert caught.value.errno == errno.EROFS
+
+
+def test_freezing() -> None:
+    """Written as in sysfs; whoever waits for the thaw is told why."""
+    view = FakeView(requests=[request(40, "READ", 7, pid=100),
+                              request(41, "WRITE", 7, pid=os.getpid(), state="parked")])
+    tree = make_tree(view)
+    assert read(tree, "freeze") == b"0\n"
+    with pytest.raises(OSError) as caught:
+        write(tree, "freeze", "0")
+    assert caught.value.errno == errno.EINVAL
+    write(tree, "freeze", "1")
+    assert read(tree, "freeze") == b"1\n"
+    assert b"Frozen:                   1\n" in read(tree, "status")
+    with pytest.raises(OSError) as caught:
+        write(tree, "freeze", "1")
+    assert caught.value.errno == errno.EBUSY
+    lines = read(tree, "glocks.json").decode().splitlines()
+    (line,) = gfs2_files.waits(lines)
+    assert f"(pid {os.getpid()}, WRITE) waits for the thaw for " in line
+    assert line.endswith("frozen by this node for 5.0s (gfs2_tool unfreeze)")
+    view.requests = []
+    (line,) = gfs2_files.waits(read(tree, "glocks.json").decode().splitlines())
+    assert line == "nobody waits, but the file system is frozen by this node for 5.0s (gfs2_tool unfreeze)"
+    assert view.cold is not None
+    view.cold["by"] = "another node"
+    view.met = [ResourceDump(lock_name(1, 2), 2, 2, False, None, 0, False, (lock(3, "master", "granted", 5, -1, 70),))]
+    (line,) = gfs2_files.waits(read(tree, "glocks.json").decode().splitlines())
+    assert "frozen by node 3 for 5.0s (gfs2_tool unfreeze there)" in line
+    write(tree, "freeze", "0")
+    assert read(tree, "freeze") == b"0\n"
+
+
+def test_why_it_withdrew() -> None:
+    view = FakeView(withdrawn="damaged block 7 (0x7): dinode.di_height is 77 (0x4d), wanted 10 (0xa)")
+    assert read(make_tree(view), "status").decode().endswith(f"Withdrawn because:        {view.withdrawn}\n")
 
 
 def test_holders_and_waiters() -> None:

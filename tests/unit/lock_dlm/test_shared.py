@@ -2,73 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-import trio
 
 from dlm_nodes import until
-from fake_cman import FakeCluster
-from gfs2py.errors import MountError
 from gfs2py.lock_dlm import shared
-from gfs2py.lock_dlm.shared import SharedMount
-
-LIMIT_S = 60.0
-
-
-class Room:
-    """Mounts of one file system; each is a task."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.cluster = FakeCluster()
-        self.next = 0
-        self.nursery: trio.Nursery | None = None
-        self.failed: dict[SharedMount, BaseException] = {}
-
-        @contextlib.asynccontextmanager
-        async def open_cman() -> AsyncIterator[object]:
-            yield self.cluster.process(self.next)
-        monkeypatch.setattr(shared, "open_cman", open_cman)
-
-    async def begin(self, node: int) -> SharedMount:
-        """Until it has its seat."""
-        assert self.nursery is not None
-        self.next = node
-        mount = SharedMount("test:fs", spectator=False, log=lambda line: None, narrate=lambda line: None,
-                            lost=lambda why: None)
-        self.nursery.start_soon(self.live, mount)
-        await until(lambda: mount.seat is not None or mount in self.failed)
-        return mount
-
-    async def live(self, mount: SharedMount) -> None:
-        try:
-            await mount._main()
-        except* MountError as e:
-            self.failed[mount] = e.exceptions[0]
-
-    async def mounted(self, mount: SharedMount, replayed: list[int] | None = None) -> None:
-        """As the mount's main thread says it."""
-        def replay(jid: int) -> bool:
-            if replayed is not None:
-                replayed.append(jid)
-            return True
-        mount._replay = replay
-        mount._mounted.set()
-        await until(mount._through.is_set)
-
-
-def play(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scene: Callable[[Room], object]) -> None:
-    monkeypatch.setenv("DLM_RUN", str(tmp_path / "run"))
-
-    async def main() -> None:
-        room = Room(monkeypatch)
-        with trio.fail_after(LIMIT_S):
-            async with trio.open_nursery() as room.nursery:
-                await scene(room)       # type: ignore[misc]
-                room.nursery.cancel_scope.cancel()
-    trio.run(main)
+from shared_room import Room, play
 
 
 def test_who_comes_while_another_mounts_does_not_stop_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,147 @@
+"""A node of three loses its path to the disk under load; all three are frozen under load: real daemons in the lab."""
+
+from __future__ import annotations
+
+import errno
+import re
+
+import pytest
+
+from cluster.rooms import wait_until
+from lab import Lab, guide_topology
+
+pytestmark = [pytest.mark.mount, pytest.mark.slow]
+
+NODES = ("web1", "web2", "Mysql1")
+MKFS = "mkfs.gfs2 -O -q -p lock_dlm -t mycluster:my-gfs2 -j 3 -J 8 /dev/sdb5"
+FILES = "/run/gfs2/mycluster:my-gfs2"
+CHECK = "fsck.gfs2 -n /dev/sdb5 && /usr/sbin/fsck.gfs2 -n /dev/sdb5"
+LOAD = r"""
+import os, sys
+me, count = sys.argv[1], 0
+acked = os.open(f"/tmp/acked.{me}", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+own = os.open(f"/gfs2/log.{me}", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+shared = os.open("/gfs2/shared", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+try:
+    while not os.path.exists("/tmp/enough"):
+        line = b"%s %d\n" % (me.encode(), count)
+        os.write(own, line)
+        os.write(shared, line)
+        os.fsync(own)
+        os.write(acked, line)
+        with open(f"/gfs2/d.{me}/{count % 20}", "w") as f:
+            f.write(str(count))
+        count += 1
+except OSError as e:
+    print(f"ended errno {e.errno}", flush=True)
+"""
+
+
+def sh(room: Lab, node: str, script: str) -> str:
+    done = room.exec(node, ["timeout", "100", "sh", "-c", script])
+    assert done.returncode == 0, f"{node}: {script}: {done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def begin(room: Lab) -> None:
+    room.start_cluster()
+    sh(room, "web1", MKFS)
+    for node in NODES:
+        sh(room, node, "mount -t gfs2 /dev/sdb5 /gfs2")
+        room.write(node, "/tmp/load.py", LOAD)
+        sh(room, node, f"mkdir /gfs2/d.{node}")
+    for node in NODES:
+        sh(room, node, f"rm -f /tmp/enough; python3 -IS /tmp/load.py {node} < /dev/null > /tmp/load.out 2>&1 &")
+    for node in NODES:
+        wait_until(lambda node=node: acked(room, node) >= 5, f"{node} to write")        # type: ignore[misc]
+        wait_until(lambda node=node: "freeze" in sh(room, node, f"ls {FILES} || true"), "the control files")  # type: ignore[misc]
+
+
+def acked(room: Lab, node: str) -> int:
+    return int(sh(room, node, f"wc -l < /tmp/acked.{node} || echo 0"))
+
+
+def nothing_lost(room: Lab, reader: str, node: str) -> None:
+    """What node was told to be durable, another one reads, in order and whole."""
+    told = sh(room, node, f"cat /tmp/acked.{node}")
+    assert sh(room, reader, f"cat /gfs2/log.{node}").startswith(told)
+
+
+def goes_on(room: Lab, node: str) -> None:
+    before = acked(room, node)
+    wait_until(lambda: acked(room, node) > before + 3, f"{node} to go on")
+
+
+def end(room: Lab, *nodes: str) -> None:
+    for node in nodes:
+        sh(room, node, "touch /tmp/enough; while pgrep -f /tmp/load.py > /dev/null; do sleep 0.05; done")
+
+
+def test_a_node_loses_its_disk_under_load() -> None:
+    """It withdraws and says why, the others replay its journal and go on; it is mounted again when the disk is back."""
+    with Lab(guide_topology(3, size="256M")) as room:
+        begin(room)
+        room.disk("web2", cut=True)
+        wait_until(lambda: "ended errno" in sh(room, "web2", "cat /tmp/load.out"), "web2 to fail")
+        assert f"ended errno {errno.EIO}" in sh(room, "web2", "cat /tmp/load.out")
+        for node in ("web1", "Mysql1"):
+            goes_on(room, node)
+        status = sh(room, "web2", f"cat {FILES}/status")
+        assert re.search(r"^Withdrawn: +1$", status, re.MULTILINE), status
+        assert re.search(r"^Withdrawn because: +.*(failed at block \d+ of|damaged block)", status, re.MULTILINE), status
+        log = "\n".join(sh(room, node, "cat /var/log/messages") for node in ("web1", "Mysql1"))
+        assert log.count("jid=1: Replayed ") == 1, "exactly one of them replays it"
+        assert "fence" not in sh(room, "web1", "cman_tool nodes; fence_tool ls | grep -i 'victim now' || true").lower() \
+            or "victim now    0" in sh(room, "web1", "fence_tool ls")
+        assert sh(room, "web1", "cman_tool nodes").count(" M ") == 3, "nobody was fenced"
+        nothing_lost(room, "web1", "web2")
+        failed = room.exec("web2", ["timeout", "60", "sh", "-c", "cat /gfs2/shared > /dev/null; ls /gfs2"])
+        assert failed.returncode not in (0, 124)
+        assert "Input/output error" in failed.stdout + failed.stderr
+        room.disk("web2", cut=False)
+        sh(room, "web2", "umount /gfs2 && mount -t gfs2 /dev/sdb5 /gfs2 && echo back > /gfs2/back && sync /gfs2/back")
+        assert sh(room, "Mysql1", "cat /gfs2/back") == "back\n"
+        end(room, "web1", "Mysql1")
+        for node in NODES:
+            nothing_lost(room, "web2", node)
+        for node in NODES:
+            sh(room, node, "umount /gfs2")
+        sh(room, "web1", CHECK)
+
+
+def test_a_copy_while_all_are_frozen() -> None:
+    """From three nodes under load: the journals in the copy are clean, the checkers find nothing; then all go on."""
+    with Lab(guide_topology(3, size="256M")) as room:
+        begin(room)
+        supported = room.exec("web1", ["timeout", "60", "fsfreeze", "-f", "/gfs2"])
+        assert supported.returncode != 0, "the kernel knows how to freeze FUSE now: hand it over to gfs2_tool freeze"
+        sh(room, "web1", "gfs2_tool freeze /gfs2")
+        assert {sh(room, node, f"cat {FILES}/freeze") for node in NODES} == {"1\n"}
+        still = [acked(room, node) for node in NODES]
+        sh(room, "Mysql1", "dd if=/dev/sdb5 of=/tmp/copy bs=1M iflag=direct 2> /dev/null")
+        assert [acked(room, node) for node in NODES] == still, "nobody has written"
+        for node in NODES:      # reads go on, also of what another node has written last
+            assert sh(room, node, "cat /gfs2/log.web2").startswith(sh(room, "web2", "cat /tmp/acked.web2"))
+        for node, by in (("web2", "another node|node 4"), ("web1", "this node")):
+            told = sh(room, node, "gfs2_tool waits /gfs2")
+            assert re.search(rf"python3 \(pid \d+, WRITE\) waits for the thaw for .*: frozen by ({by}) ", told), told
+        sh(room, "web2", "sh -c 'echo x > /gfs2/x' & pid=$!; sleep 0.2; kill -9 $pid; wait $pid || true")
+        for node, command in (("web1", "freeze"), ("web2", "unfreeze")):
+            refused = room.exec(node, ["timeout", "60", "gfs2_tool", command, "/gfs2"])
+            assert refused.returncode == 1
+            assert "frozen" in refused.stderr
+        sh(room, "Mysql1", "fsck.gfs2 -n /tmp/copy && /usr/sbin/fsck.gfs2 -n /tmp/copy && rm /tmp/copy")
+        sh(room, "web1", "gfs2_tool unfreeze /gfs2")
+        for node in NODES:
+            goes_on(room, node)
+        # Who freezes and dies is no reason to stand still.
+        sh(room, "web2", "gfs2_tool freeze /gfs2")
+        sh(room, "web2", "kill -9 $(pgrep -x gfs2d)")
+        for node in ("web1", "Mysql1"):
+            goes_on(room, node)
+        # Who freezes and unmounts thaws; who unmounts while another has frozen it writes nothing more.
+        end(room, "web1", "Mysql1")
+        sh(room, "Mysql1", "gfs2_tool freeze /gfs2")
+        sh(room, "web1", "umount /gfs2")
+        sh(room, "Mysql1", "umount /gfs2")
+        sh(room, "web1", CHECK)
