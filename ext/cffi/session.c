@@ -18,6 +18,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -112,6 +113,16 @@ static void forget_task(struct cmd *c)
     c->task = NULL;
 }
 
+/* Of a lost session: what the kernel has not sent must not arrive after all, when nobody answers for it any more. */
+static void forget_unsent(struct iscsi_context *ctx)
+{
+    struct linger at_once = {.l_onoff = 1, .l_linger = 0};
+    int fd = iscsi_get_fd(ctx);
+
+    if (fd >= 0)
+        (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof(at_once));
+}
+
 /* What was in flight goes to the head of the queue, in its order; what must not be sent twice fails. */
 static void take_down(struct gi_device *d)
 {
@@ -119,8 +130,11 @@ static void take_down(struct gi_device *d)
     struct cmd *c;
 
     d->ctx = NULL;
-    if (ctx)
+    if (ctx) {
+        if (d->lost)
+            forget_unsent(ctx);
         iscsi_destroy_context(ctx);             /* no callback of it comes after this */
+    }
     release_lingering(d);
     forget_task(&d->own);
     for (int i = 0; i < REPLAY_DEPTH; i++)

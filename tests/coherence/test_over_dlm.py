@@ -11,6 +11,7 @@ from coherence.cluster import Cluster
 from coherence.over_dlm import DlmMaster
 from coherence.storm import Storm
 from dlm.core._lockspace import Lockspace
+from gfs2py.engine import _standstill
 from gfs2py.lock_dlm._manager import DlmLocks
 
 LIMIT_S = 60.0
@@ -134,3 +135,37 @@ def test_one_mount_each() -> None:
     assert not locks.blocked
     with pytest.raises(ValueError, match="value blocks of 32"):
         DlmLocks(Lockspace("b", 1, 2, lvblen=16))
+
+
+@pytest.mark.parametrize("too_early", [False, True])
+def test_a_withdraw(too_early: bool) -> None:
+    """What a withdrawn node had under its locks is only in its journal: whoever gets the locks before that is replayed
+    misses it, and this test would see it."""
+    with over_dlm(3, 5) as c:
+        withdrawn, two = c.nodes[1].volume, c.nodes[2].volume
+        withdrawn.create("new", b"content")
+        withdrawn.fsync("new")
+        withdrawn.fs.withdraw("by a test")
+        while _standstill.passing(withdrawn.fs):
+            pass
+        still = c.disk.read(0, c.disk.size_bytes)
+        node = c.nodes.pop(1)
+        c.master.crash(1)
+        c.crashed.append(1)
+        node.volume.abandon()
+        assert c.disk.read(0, c.disk.size_bytes) == still
+        if too_early:
+            c.recovered()
+            assert not two.exists("new")
+        seen: list[bool] = []
+        reader = threading.Thread(target=lambda: seen.append(two.exists("new")))
+        reader.start()
+        c.nodes[0].volume.fs.recover_jid(1)
+        if not too_early:
+            assert seen == []
+        c.recovered()
+        reader.join()
+        assert seen == [not too_early]
+        if not too_early:
+            assert two.read("new") == b"content"
+    assert too_early or c.findings() == []

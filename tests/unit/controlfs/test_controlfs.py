@@ -232,15 +232,15 @@ def test_freezing() -> None:
     lines = read(tree, "glocks.json").decode().splitlines()
     (line,) = gfs2_files.waits(lines)
     assert f"(pid {os.getpid()}, WRITE) waits for the thaw for " in line
-    assert line.endswith("frozen by this node for 5.0s (gfs2_tool unfreeze)")
+    assert line.endswith("frozen by this node for 5s (gfs2_tool unfreeze)")
     view.requests = []
     (line,) = gfs2_files.waits(read(tree, "glocks.json").decode().splitlines())
-    assert line == "nobody waits, but the file system is frozen by this node for 5.0s (gfs2_tool unfreeze)"
+    assert line == "nobody waits, but the file system is frozen by this node for 5s (gfs2_tool unfreeze)"
     assert view.cold is not None
     view.cold["by"] = "another node"
     view.met = [ResourceDump(lock_name(1, 2), 2, 2, False, None, 0, False, (lock(3, "master", "granted", 5, -1, 70),))]
     (line,) = gfs2_files.waits(read(tree, "glocks.json").decode().splitlines())
-    assert "frozen by node 3 for 5.0s (gfs2_tool unfreeze there)" in line
+    assert "frozen by node 3 for 5s (gfs2_tool unfreeze there)" in line
     write(tree, "freeze", "0")
     assert read(tree, "freeze") == b"0\n"
 

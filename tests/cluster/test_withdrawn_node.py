@@ -48,17 +48,21 @@ def begin(room: Lab) -> None:
     sh(room, "web1", MKFS)
     for node in NODES:
         sh(room, node, "mount -t gfs2 /dev/sdb5 /gfs2")
-        room.write(node, "/tmp/load.py", LOAD)
+        room.exec(node, ["sh", "-c", "cat > /tmp/load.py"], input=LOAD, check=True)
         sh(room, node, f"mkdir /gfs2/d.{node}")
     for node in NODES:
         sh(room, node, f"rm -f /tmp/enough; python3 -IS /tmp/load.py {node} < /dev/null > /tmp/load.out 2>&1 &")
     for node in NODES:
-        wait_until(lambda node=node: acked(room, node) >= 5, f"{node} to write")        # type: ignore[misc]
-        wait_until(lambda node=node: "freeze" in sh(room, node, f"ls {FILES} || true"), "the control files")  # type: ignore[misc]
+        working(room, node)
+
+
+def working(room: Lab, node: str) -> None:
+    wait_until(lambda: acked(room, node) >= 5, f"{node} to write")
+    wait_until(lambda: "freeze" in sh(room, node, f"ls {FILES} || true"), "the control files")
 
 
 def acked(room: Lab, node: str) -> int:
-    return int(sh(room, node, f"wc -l < /tmp/acked.{node} || echo 0"))
+    return int(sh(room, node, f"cat /tmp/acked.{node} | wc -l"))
 
 
 def nothing_lost(room: Lab, reader: str, node: str) -> None:
@@ -74,7 +78,7 @@ def goes_on(room: Lab, node: str) -> None:
 
 def end(room: Lab, *nodes: str) -> None:
     for node in nodes:
-        sh(room, node, "touch /tmp/enough; while pgrep -f /tmp/load.py > /dev/null; do sleep 0.05; done")
+        sh(room, node, "touch /tmp/enough; while pgrep -f '[l]oad.py' > /dev/null; do sleep 0.05; done")
 
 
 def test_a_node_loses_its_disk_under_load() -> None:
@@ -91,8 +95,6 @@ def test_a_node_loses_its_disk_under_load() -> None:
         assert re.search(r"^Withdrawn because: +.*(failed at block \d+ of|damaged block)", status, re.MULTILINE), status
         log = "\n".join(sh(room, node, "cat /var/log/messages") for node in ("web1", "Mysql1"))
         assert log.count("jid=1: Replayed ") == 1, "exactly one of them replays it"
-        assert "fence" not in sh(room, "web1", "cman_tool nodes; fence_tool ls | grep -i 'victim now' || true").lower() \
-            or "victim now    0" in sh(room, "web1", "fence_tool ls")
         assert sh(room, "web1", "cman_tool nodes").count(" M ") == 3, "nobody was fenced"
         nothing_lost(room, "web1", "web2")
         failed = room.exec("web2", ["timeout", "60", "sh", "-c", "cat /gfs2/shared > /dev/null; ls /gfs2"])
@@ -124,7 +126,7 @@ def test_a_copy_while_all_are_frozen() -> None:
             assert sh(room, node, "cat /gfs2/log.web2").startswith(sh(room, "web2", "cat /tmp/acked.web2"))
         for node, by in (("web2", "another node|node 4"), ("web1", "this node")):
             told = sh(room, node, "gfs2_tool waits /gfs2")
-            assert re.search(rf"python3 \(pid \d+, WRITE\) waits for the thaw for .*: frozen by ({by}) ", told), told
+            assert re.search(rf"python3 \(pid \d+, \w+\) waits for the thaw for .*: frozen by ({by}) ", told), told
         sh(room, "web2", "sh -c 'echo x > /gfs2/x' & pid=$!; sleep 0.2; kill -9 $pid; wait $pid || true")
         for node, command in (("web1", "freeze"), ("web2", "unfreeze")):
             refused = room.exec(node, ["timeout", "60", "gfs2_tool", command, "/gfs2"])
