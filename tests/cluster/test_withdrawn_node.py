@@ -88,6 +88,9 @@ def test_a_node_loses_its_disk_under_load() -> None:
         room.disk("web2", cut=True)
         wait_until(lambda: "ended errno" in sh(room, "web2", "cat /tmp/load.out"), "web2 to fail")
         assert f"ended errno {errno.EIO}" in sh(room, "web2", "cat /tmp/load.out")
+        # What failed may have been a file's data only; the next commit is what cannot be done without.
+        sh(room, "web2", "touch /gfs2/never || true; sync -f /gfs2 || true")
+        wait_until(lambda: "Withdrawn because" in sh(room, "web2", f"cat {FILES}/status"), "web2 to withdraw")
         for node in ("web1", "Mysql1"):
             goes_on(room, node)
         status = sh(room, "web2", f"cat {FILES}/status")

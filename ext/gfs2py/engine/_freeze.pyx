@@ -26,6 +26,7 @@ cdef enum:
 
 
 cdef void fz_init(sbd* sd) noexcept nogil:
+    sd.tell_fd = -1
     pthread_mutex_init(&sd.fz.lock, NULL)
     pthread_cond_init(&sd.fz.cond, NULL)
 

@@ -220,7 +220,6 @@ cdef class Gfs2(FileSystemHandle):
             raise MemoryError
         self.jid = -1
         self.recovered = []
-        self.m.sd.tell_fd = -1
         fz_init(&self.m.sd)
 
     def __init__(self, BlockDevice device not None, *, flags=(), int jid=0, bint norecovery=False,
