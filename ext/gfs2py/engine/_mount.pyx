@@ -20,8 +20,7 @@ from gfs2py.engine._freeze cimport fz_destroy, fz_init, fz_settle, fz_shutdown
 from gfs2py.engine._fs cimport FOPEN_CACHE_DIR, FOPEN_DIRECT_IO, FOPEN_KEEP_CACHE, gfs2_fs, gfs2_fs_ops
 from gfs2py.engine._gls cimport gls_init, gls_release_all
 from gfs2py.engine._glock cimport (GL_NOEXP, GL_TRY, glock_enter, glock_free, glock_init, glock_leave, glock_pin,
-                                   gls_destroy, gls_start, gls_stop, glx,
-                                   gwaiter)
+                                   gls_destroy, gls_start, gls_stop, glx, gwaiter)
 from gfs2py.engine._glops cimport glop_go, glop_gone, glop_poke
 from gfs2py.engine._incore cimport *
 from gfs2py.engine._inode cimport (icache_destroy, icache_forget, icache_init, inode_get, inode_hold, inode_lock,

@@ -130,9 +130,11 @@ def test_the_quorum_disk() -> None:
 def test_no_quorum_for_want_of_the_disk(told: dict[str, Any], text: str) -> None:
     disk = {"configured": True, "device": "/dev/sdb7", "counts": False, "master": 2, "score": 1, "score_max": 2,
             "score_needed": 1, "hung_s": 0, "trouble": "", **told}
-    one = only(node(4, members=[1, 2, 4], quorate=False, votes=3, quorum=4, qdisk=disk))
+    one = next(f for f in explain((node(4, members=[1, 2, 4], quorate=False, votes=3, quorum=4, qdisk=disk),), ())
+               if f.kind == "quorum")
     assert one.waits_for == f"1 more vote (it has 3, quorum is 4); missing: {text}"
-    assert "missing" not in only(node(4, quorate=False, votes=3, quorum=4, qdisk={**disk, "counts": True})).waits_for
+    counted = {**disk, "counts": True, "trouble": "", "hung_s": 0, "score": 1}
+    assert "missing" not in only(node(4, quorate=False, votes=3, quorum=4, qdisk=counted)).waits_for
 
 
 def test_who_waits_for_a_node_that_waits_itself_is_counted_to_its_cause() -> None:
