@@ -9,7 +9,6 @@ from gfs2py.engine._dir cimport dir_dealloc_leaves
 from gfs2py.engine._incore cimport I_DEAD, LM_ST_EXCLUSIVE, inode, opctx, rgrpd, sbd
 from gfs2py.engine._iopen cimport iopen_done, iopen_exclusive
 from gfs2py.engine._inode cimport inode_get, inode_lock, inode_put, inode_unlock
-from gfs2py.engine._kcache cimport kcache_inode
 from gfs2py.engine._log cimport trans_begin, trans_end
 from gfs2py.engine._rgrp cimport (rgrp_blk_state, rgrp_find, rgrp_free_di, rgrp_lock, rgrp_trans_blocks, rgrp_unlock,
                                   rs_drop)
@@ -45,9 +44,6 @@ cdef bint _nobody_has(opctx* cx, uint64_t addr) noexcept nogil:
     if sd.gls == NULL:
         return True
     if sd.gls.known(sd, addr):
-        # A kernel that only looked at it keeps it until it needs the memory, unless it is asked.
-        kcache_inode(sd.gls, addr)
-        sd.delete_again(sd, addr)
         return False
     if iopen_exclusive(cx, addr) == 0:
         return True

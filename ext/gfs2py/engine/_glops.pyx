@@ -17,7 +17,6 @@ from gfs2py.engine._incore cimport (I_NOXATTR, I_UNLINKED, LM_ST_EXCLUSIVE, LM_S
                                     LM_TYPE_INODE, LM_TYPE_FLOCK, LM_TYPE_IOPEN, LM_TYPE_RGRP, inode, opctx, rgrpd,
                                     sbd)
 from gfs2py.engine._inode cimport icache_drop, inode_get, inode_let_go, inode_put
-from gfs2py.engine._kcache cimport kcache_inode
 from gfs2py.engine._iopen cimport iopen_forgotten, iopen_hold, iopen_let_go
 from gfs2py.engine._retire cimport log_retire
 from gfs2py.engine._rgrp_alloc cimport rs_drop, rs_drop_all
@@ -125,8 +124,6 @@ cdef void _ask_once(gls* gs, glx* x) noexcept nogil:
 
 cdef void glop_poke(glx* x) noexcept nogil:
     cdef inode* ip = NULL
-    x.sd.gls.wanted(x.sd, x.gl.number)
-    kcache_inode(x.sd.gls, x.gl.number)
     if inode_get(x.sd, x.gl.number, &ip) == 0:
         _ask_once(x.sd.gls, ip.gl.x)
         inode_put(ip)
