@@ -187,10 +187,6 @@ class SharedMount:
             return f"This node's cman cannot be asked: {e}\n"
         return "".join(line + "\n" for line in lines(found))
 
-    def say(self, line: str) -> None:
-        """One line to the log. From any thread."""
-        self._log(line)
-
     def freeze(self, limit_s: float = FREEZE_LIMIT_S) -> None:
         """On all nodes; returns when everybody stands still. From another thread than the cluster's. Raises OSError."""
         self._ask_cluster(self._freezing.freeze, limit_s)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+from lab import Lab
 from lab.place import Place
 from lab.remains import left_behind
 from lab.remains import room_pids as pids_of
 
-__all__ = ["assert_gone", "left_behind", "pids_of", "wait_until"]
+__all__ = ["assert_gone", "explained", "left_behind", "pids_of", "wait_until"]
 
 POLL_S = 0.005
 PATIENCE_S = 60.0
@@ -22,6 +24,17 @@ def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = PATI
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout_s} s for: {what}"
         time.sleep(POLL_S)
+
+
+@contextlib.contextmanager
+def explained(room: Lab, *nodes: str) -> Iterator[None]:
+    """A failure in here carries along what these nodes have logged."""
+    try:
+        yield
+    except Exception as e:
+        for node in nodes:
+            e.add_note(f"{node}:\n" + room.path(node, "/var/log/messages").read_text(errors="replace"))
+        raise
 
 
 def assert_gone(place: Place, pids: set[int], why: str = "") -> None:

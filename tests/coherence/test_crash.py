@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 
 import pytest
 
 from coherence.cluster import Cluster
+from gfs2py.block._faulty import FaultyDevice
+from gfs2py.engine._lockmanager import LockManager
+from gfs2py.engine.mount import Mounted
+from gfs2py.options import MountOptions
 
 NO_TAIL = 5                             # gls.planted
+LIMIT_S = 60.0
 
 
 @pytest.mark.parametrize("bsize", [1024, 4096])
@@ -79,3 +85,79 @@ def test_replay_undoes_nothing_of_others() -> None:
 def test_old_copies_in_a_journal_are_found() -> None:
     """The planted bug: a lock is let go while the journal could still write old copies of its blocks."""
     assert not replay_undoes_nothing(NO_TAIL)
+
+
+class Place:
+    """A mount's side of the cluster, as far as a replay needs one."""
+
+    first = False
+
+    def __init__(self, locks: LockManager, jid: int) -> None:
+        self.locks, self.jid = locks, jid
+
+    def start(self) -> Place:
+        return self
+
+    def mounted(self, fs: Mounted) -> None:
+        pass
+
+    def unfreeze_at_end(self) -> None:
+        pass
+
+    def stop(self, *, dead: bool = False) -> None:
+        pass
+
+
+class Survivor(Mounted):
+    """Node `n` of the cluster, with the log that its mount writes."""
+
+    def __init__(self, c: Cluster, n: int) -> None:
+        self.log: list[str] = []
+        self.other: Survivor | None = None
+        self.refused = 0
+        super().__init__(FaultyDevice(c.disk), MountOptions(cache_size_bytes=8 << 20), self.note,
+                         lambda table, lost: Place(c.master.join(n), n))    # type: ignore[arg-type, return-value]
+
+    def note(self, line: str) -> None:
+        """From within a replay, with the journal's lock held: the other survivor comes just now."""
+        if line.startswith("jid=1: "):
+            self.log.append(line)
+            assert self.other is not None
+            assert not self.other.replay(1)
+            self.refused += 1
+
+    def until_replayed(self) -> None:
+        """As the cluster's side does it."""
+        deadline = time.monotonic() + LIMIT_S
+        while not self.replay(1):
+            assert time.monotonic() < deadline
+
+
+def test_one_survivor_replays_and_says_so_once() -> None:
+    """The other one is refused as long as the first is at it, and finds nothing to do afterwards: what has been changed
+    since then stays."""
+    with Cluster(4, 1) as c:
+        c.unmount(2)
+        c.unmount(3)
+        survivors = first, second = Survivor(c, 2), Survivor(c, 3)
+        first.other, second.other = second, first
+        c.nodes[1].volume.create("f", b"of the dead")
+        c.nodes[1].volume.fsync("f")
+        c.crash(1)
+        for survivor in survivors:
+            survivor.until_replayed()
+        words = [line.split()[1] for line in first.log]
+        assert words == ["Trying", "Looking", "Replayed", "Done"], first.log
+        assert "Replayed 0 " not in first.log[2]
+        assert first.refused == 4
+        assert second.log == []
+        c.recovered()
+        c.nodes[0].volume.write("f", 0, b"CHANGED SINCE")
+        c.nodes[0].volume.fsync("f")
+        for survivor in survivors:
+            survivor.until_replayed()
+            survivor.close()
+            c.master.leave(survivor.jid)
+        assert (len(first.log), second.log) == (4, [])
+        assert c.nodes[0].volume.read("f") == b"CHANGED SINCE"
+    assert c.findings() == []
