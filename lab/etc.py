@@ -52,6 +52,16 @@ echo {verb} > /run/initctl
 sleep 10
 """
 
+# RHEL 5's word for it, as the guide types it.
+INIT = """#!/bin/sh
+# init 0: off; init 6: again. Written by the lab.
+case "${1-}" in
+0) exec /sbin/poweroff ;;
+6) exec /sbin/reboot ;;
+*) echo "init: a node of the lab knows init 0 and init 6" >&2; exit 1 ;;
+esac
+"""
+
 TGTD = """#!/bin/sh
 # The iSCSI target of the room: one LUN for each part of the shared disk. Written by the lab.
 IQN={iqn}
@@ -171,4 +181,5 @@ def files(room: Topology, node: Node) -> dict[str, tuple[int, str]]:
 def commands() -> dict[str, str]:
     """Scripts of the lab's own in a node's /sbin."""
     return {"service": SERVICE, "poweroff": POWEROFF.format(verb="poweroff"), "halt": POWEROFF.format(verb="poweroff"),
-            "shutdown": POWEROFF.format(verb="poweroff"), "reboot": POWEROFF.format(verb="reboot")}
+            "shutdown": POWEROFF.format(verb="poweroff"), "reboot": POWEROFF.format(verb="reboot"), "init": INIT,
+            "telinit": INIT}
