@@ -186,4 +186,17 @@ def reopened(mounts: Mounts) -> None:
         assert two("open('r', 'rb').read(), os.pread(f, 2, 0)") == "(b'4', b'33')"
 
 
-ALL = {play.__name__: play for play in (cached, sizes, stores, appends, tail, reopened, removed)}
+def listings(mounts: Mounts) -> None:
+    """A listing names no inode to the kernel (READDIRPLUS): it would know it only after the names before it, of which
+    it may be looking up one in vain until this very inode is let go."""
+    with Program(mounts, 0) as one, Program(mounts, 1) as two:
+        one("os.mkdir('l'); [open(f'l/{i}', 'w').close() for i in range(300)]")
+        for who in (one, two):
+            assert who("sum(os.stat(f'l/{name}').st_nlink for name in os.listdir('l'))") == "300"
+            assert who("sum(entry.stat().st_nlink for entry in os.scandir('l'))") == "300"
+        for at in (0, 1):
+            assert mounts.requests(at)["READDIR"] > 0
+            assert mounts.requests(at).get("READDIRPLUS", 0) == 0
+
+
+ALL = {play.__name__: play for play in (cached, sizes, stores, appends, tail, reopened, removed, listings)}

@@ -38,7 +38,7 @@ def run(**job: Any) -> list[str]:
     return list(json.loads(out))
 
 
-@pytest.mark.parametrize("play", ["cached", "sizes", "stores", "appends", "tail", "reopened"])
+@pytest.mark.parametrize("play", ["cached", "sizes", "stores", "appends", "tail", "reopened", "listings"])
 def test_play(play: str, seed: int) -> None:
     assert run(nodes=3, seed=seed, play=play) == []
 

@@ -185,6 +185,11 @@ cdef class Session:
             self.se.want_flags |= FUSE_WRITEBACK_CACHE
         if acl:
             self.se.want_flags |= FUSE_POSIX_ACL
+        if handle.ops.attach_kernel != NULL:
+            # The kernel takes the inodes of an answer to READDIRPLUS one by one, and on the way waits for any name
+            # that another process is looking up (fs/fuse/readdir.c, d_alloc_parallel). That LOOKUP may be parked for a
+            # node that waits for an inode further on, which cannot be taken back before the kernel has it.
+            self.se.want_flags &= ~<uint32_t>(FUSE_DO_READDIRPLUS | FUSE_READDIRPLUS_AUTO)
         self.se.want_flags2 = BASE_FLAGS2
         self.se.max_write = max_write_bytes
         self.se.max_pages = max_write_bytes // PAGE
