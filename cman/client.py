@@ -18,7 +18,7 @@ from typing import Any
 import trio
 
 from cman import protocol
-from cman.cpg import Member, Reason
+from cman.members import Member, Reason
 from cman.protocol import CmanError, Message, ProtocolError, Unreachable
 from cman.views import Cluster, Node
 

@@ -21,8 +21,10 @@ import struct
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
+from cman.members import Member as Member
+from cman.members import Reason as Reason
 from cman.totem.config import PAYLOAD_BYTES_MAX
 from cman.totem.effects import ConfigChange, Deliver, Kind, NodeId, RingId, Trace, Writable
 
@@ -45,23 +47,6 @@ class Type(enum.IntEnum):
     LEAVE = 2
     MESSAGE = 3
     LIST = 4
-
-
-class Reason(enum.IntEnum):
-    """Why a member came or went; the numbers are libcpg's."""
-
-    JOIN = 1
-    LEAVE = 2
-    NODEDOWN = 3
-    NODEUP = 4
-    PROCDOWN = 5
-
-
-class Member(NamedTuple):
-    """A process in a group: pid is whatever number its node knows it by."""
-
-    node: NodeId
-    pid: int
 
 
 @dataclass(frozen=True, slots=True)

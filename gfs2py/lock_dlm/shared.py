@@ -24,22 +24,22 @@ from typing import Any, Protocol
 
 import trio
 
-from cman.ask import Asker
 from cman.client import Cman, CmanError, open_cman
-from cman.explain import findings_of, lines
 from dlm.control import Control, join
 from dlm.core.events import ResourceDump
 from dlm.locks import Lockspace
 from gfs2py.engine._plock import FileLocks
 from gfs2py.errors import MountError
 from gfs2py.lock_dlm._manager import DlmLocks
-from gfs2py.lock_dlm.facts import plock_holds, plock_waits
 from gfs2py.lock_dlm.freezing import LIMIT_S as FREEZE_LIMIT_S
 from gfs2py.lock_dlm.freezing import Freezable, FreezeControl, State
 from gfs2py.lock_dlm.mounting import MountControl, Seat
-from gfs2py.lock_dlm.plock_service import PlockService
-from gfs2py.lock_dlm.ranges import Member
 from gfs2py.lock_dlm.withdrawing import LiveLock, Withdrawn, settle
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:       # what is not loaded here shortens every mount
+    from gfs2py.lock_dlm.plock_service import PlockService
+    from gfs2py.lock_dlm.ranges import Member
 
 STOP_LIMIT_S = 15.0
 WHY_LIMIT_S = 3.0
@@ -180,6 +180,9 @@ class SharedMount:
 
     def why(self) -> str:
         """What is blocked on this node and why, in lines. From any thread but the cluster's, which is asked, too."""
+        from cman.ask import Asker  # when somebody asks for the first time
+        from cman.explain import findings_of, lines
+
         try:
             with Asker(limit_s=WHY_LIMIT_S) as cman:
                 found = findings_of(cman.ask("why"))
@@ -254,8 +257,12 @@ class SharedMount:
         """What this mount waits for, as cman.explain has it. A mount must not end because somebody wanted to know."""
         space, service, look = self._space, self._file_lock_service, self._look
         control = space.control if space is not None else None
-        waits = plock_waits(service.machine) if service is not None else []
-        holds = plock_holds(service.machine) if service is not None else []
+        waits: list[dict[str, Any]] = []
+        holds: list[dict[str, Any]] = []
+        if service is not None:
+            from gfs2py.lock_dlm.facts import plock_holds, plock_waits  # when somebody asks for the first time
+
+            waits, holds = plock_waits(service.machine), plock_holds(service.machine)
         seen: Mapping[str, Any] = {}
         if look is not None:
             try:
@@ -369,6 +376,8 @@ class SharedMount:
             await trio.sleep_forever()
 
     async def _serve_file_locks(self, cman: Cman, space: Lockspace, locks: FileLocks) -> None:
+        from gfs2py.lock_dlm.plock_service import PlockService  # after the mount
+
         group = await cman.join(f"gfs2:locks:{self.name}")
 
         def through(dead: tuple[Member, ...]) -> bool:

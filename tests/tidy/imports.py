@@ -49,7 +49,7 @@ BASE = ("gfs2py", "gfs2py.errors", "gfs2py.units", "gfs2py.options", "gfs2py.sou
 DLM_USER = "gfs2py.lock_dlm"
 PROJECT = ("gfs2py", "dlm", "cman", "rhcs_tools", "lab", "rgmanager", "lvs", "luci")
 # Machines decide and never do: no clock, socket, disk or generator of their own.
-PURE = ("dlm.core", "cman.cpg", "cman.quorum", "cman.node", "cman.roster", "cman.ccs.spread",
+PURE = ("dlm.core", "cman.cpg", "cman.members", "cman.quorum", "cman.node", "cman.roster", "cman.ccs.spread",
         "cman.qdisk.machine", "cman.qdisk.ondisk", "cman.qdisk.votes",
         "cman.recovery", "cman.facts", "cman.explain",
         *(f"cman.totem.{name}" for name in ("circulation", "config", "core", "effects", "flow", "gather", "machine",
