@@ -32,6 +32,9 @@ cdef struct bridge:
     uint32_t n_spaces
     void* unknown
 
+# Between True and False what this thread's calls of the lockspace have to say is not written; then all at once.
+cdef void bridge_gather(dlm_ls* ls, bint on) noexcept nogil
+
 cdef class Bridge:
     cdef bridge* b
     cdef Pump pump

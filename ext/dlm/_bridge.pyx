@@ -62,6 +62,20 @@ cdef void on_wake(void* arg, int what) noexcept nogil:
         flush_space(space.owner, space.ls)
 
 
+cdef void bridge_gather(dlm_ls* ls, bint on) noexcept nogil:
+    """This thread is about to lock much at once: what that has to say gathers until this is called with False.
+
+    May be nested. What other threads say meanwhile waits with it.
+    """
+    global dlm_gathering
+    cdef bridge_space* space
+    dlm_gathering += 1 if on else -1
+    if not dlm_gathering and ls.wake_fn == on_wake:
+        space = <bridge_space*>ls.wake_arg
+        if space.ls != NULL:
+            flush_space(space.owner, space.ls)
+
+
 cdef void on_pull(void* arg, int32_t node, mc_peer* mc) noexcept nogil:
     """With the line's mutex: number what all lockspaces have for this node."""
     cdef bridge* b = <bridge*>arg

@@ -50,6 +50,23 @@ def test_creates_ask_nobody() -> None:
     assert c.findings() == []
 
 
+def test_many_births_are_told_together() -> None:
+    """Before others may look into a directory the lock manager is told of all inodes in it, 64 at a time; none is left
+    in a batch that is not sent, and each can be had."""
+    with over_dlm(2, 4) as c:
+        volumes = [c.nodes[n].volume for n in (0, 1)]
+        for n in (1, 63, 64, 65, 128, 129):
+            one, two = volumes if n % 2 else volumes[::-1]
+            one.mkdir(f"d{n}")
+            for i in range(n):
+                one.create(f"d{n}/{i}", b"content")
+            assert len(two.listdir(f"d{n}")) == n
+            for i in (0, n - 1):
+                two.write(f"d{n}/{i}", 0, b"CONTENT")
+                assert one.read(f"d{n}/{i}") == b"CONTENT"
+    assert c.findings() == []
+
+
 def test_mounts_come_and_go() -> None:
     """Unlocks of a mount that has ended are still under way when the next one begins."""
     with over_dlm(3, 2) as c:

@@ -2,7 +2,7 @@
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
-from gfs2py.engine._births cimport births_register, births_reveals
+from gfs2py.engine._births cimport births_pending, births_register, births_reveals
 from gfs2py.engine._glstats cimport gls_answered, gls_asked
 from gfs2py.engine._incore cimport (KEEP_MAX, LM_ST_EXCLUSIVE, LM_ST_SHARED, LM_ST_UNLOCKED, LM_TYPE_FLOCK,
                                     LM_TYPE_INODE, LM_TYPE_IOPEN, LM_TYPE_RGRP, glock, inode, opctx, sbd)
@@ -404,8 +404,9 @@ cdef void _registered(gls* gs, glx* x) noexcept nogil:
     x.flags |= GLX_KNOWN
     dl_del(&x.unreg)
     gs.n_registered += 1
-    for i in range(2):
-        pthread_cond_broadcast(&gs.demoters[i].cond)
+    if dl_empty(&gs.registering):
+        for i in range(2):
+            pthread_cond_broadcast(&gs.demoters[i].cond)
 
 
 cdef void glock_answer(glx* x, int32_t err) noexcept nogil:
@@ -729,7 +730,7 @@ cdef int _take_pages(gls* gs, glx* x) noexcept nogil:
 
 cdef bint _ready(gls* gs, glx* x) noexcept nogil:
     """Whether x may go down now: nothing under way, nobody was promised it (gls.lock held)."""
-    if x.req >= 0 or x.flags & GLX_REGISTERING or _stays(x):
+    if x.req >= 0 or x.flags & GLX_REGISTERING or _stays(x) or births_pending(gs, x):
         return False
     if x.n_kept:
         _expire(gs, stat_now())

@@ -18,6 +18,7 @@ cdef int gls_init(gls* gs, sbd* sd, const lm_ops* ops, void* lm) noexcept nogil:
     pthread_cond_init(&gs.cond, NULL)
     dl_init(&gs.all, NULL)
     dl_init(&gs.unreg, NULL)
+    dl_init(&gs.registering, NULL)
     dl_init(&gs.taking, NULL)
     for i in range(2):
         gs.demoters[i].gs = gs

@@ -84,7 +84,7 @@ cdef struct glx:
     sbd* sd
     dlink all                       # gls.all
     dlink work                      # a demoter's list
-    dlink unreg                     # gls.unreg, oldest first
+    dlink unreg                     # gls.unreg or gls.registering, oldest first
     uint64_t reg_no                 # its number there
     uint64_t need_reg               # demotion: births with lower numbers must be known to the lock manager first
     void* handle                    # the lock manager's
@@ -117,6 +117,8 @@ cdef struct lm_ops:
     void (*lock)(void* lm, glx* x, int32_t have, int32_t want, uint32_t flags) noexcept nogil
     # The lock manager shall forget it. Not answered; x may be freed afterwards.
     void (*unlock)(void* lm, glx* x, int32_t have) noexcept nogil
+    # This thread asks for much at once: between True and False nothing need be said yet. NULL: all is said at once.
+    void (*gather)(void* lm, bint on) noexcept nogil
 
 cdef struct demoter:
     gls* gs
@@ -132,6 +134,7 @@ cdef struct gls:
     pthread_mutex_t lock            # all glx fields but the atomic ones
     pthread_cond_t cond             # sleepers, registration
     dlink all, unreg
+    dlink registering               # born, and the lock manager is being told
     uint64_t reg_next
     gwaiter* parked[256]
     uint32_t n_parked

@@ -23,6 +23,7 @@ from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from dlm._bridge cimport bridge_gather
 from dlm.core._engine cimport (LKF_CONVERT, LKF_NOQUEUE, LKF_NOQUEUEBAST, LKF_QUECVT, LKF_VALBLK, MODE_CW, MODE_EX,
                                MODE_NL, MODE_PR, SBF_VALNOTVALID)
 from dlm.core._lock cimport dlm_lock, dlm_unlock
@@ -276,9 +277,14 @@ cdef void _unlock(void* lm, glx* x, int32_t have) noexcept nogil:
         _free(h)
 
 
+cdef void _gather(void* lm, bint on) noexcept nogil:
+    bridge_gather((<manager*>lm).ls, on)
+
+
 cdef lm_ops _ops
 _ops.lock = _lock
 _ops.unlock = _unlock
+_ops.gather = _gather
 
 
 cdef class DlmLocks(LockManager):
