@@ -1,13 +1,19 @@
-"""A node of three loses its path to the disk under load; all three are frozen under load: real daemons in the lab."""
+"""A node of three loses its path to the disk under load, or meets damage there; all three are frozen under load: real
+daemons in the lab."""
 
 from __future__ import annotations
 
 import errno
 import re
+from collections.abc import Callable
 
 import pytest
 
 from cluster.rooms import explained, wait_until
+from gfs2py.block import FileDevice
+from gfs2py.edit.patch import patch_bytes, patch_field
+from gfs2py.edit.reader import Reader, pointers
+from gfs2py.ondisk.constants import GFS2_MAGIC
 from lab import Lab, guide_topology
 
 pytestmark = [pytest.mark.mount, pytest.mark.slow]
@@ -16,6 +22,7 @@ NODES = ("web1", "web2", "Mysql1")
 MKFS = "mkfs.gfs2 -O -q -p lock_dlm -t mycluster:my-gfs2 -j 3 -J 8 /dev/sdb5"
 FILES = "/run/gfs2/mycluster:my-gfs2"
 CHECK = "fsck.gfs2 -n /dev/sdb5 && /usr/sbin/fsck.gfs2 -n /dev/sdb5"
+Plant = Callable[[FileDevice, Reader], tuple[int, bytes, str, int, int]]
 LOAD = r"""
 import os, sys
 me, count = sys.argv[1], 0
@@ -76,10 +83,10 @@ def goes_on(room: Lab, node: str) -> None:
     wait_until(lambda: acked(room, node) > before + 3, f"{node} to go on")
 
 
-def replays(room: Lab, jid: str) -> list[str]:
-    """What all nodes have logged of replays of this journal that had something to do."""
+def replays(room: Lab, jid: str = r"\d+") -> list[str]:
+    """What all nodes have logged of replays of this journal, or of all: of the one survivor that found it in use."""
     logs = [sh(room, node, "cat /var/log/messages").splitlines() for node in NODES]
-    return [line for log in logs for line in log if f"{jid}: Replayed " in line]
+    return [line for log in logs for line in log if re.search(f" jid={jid}: Replayed ", line)]
 
 
 def end(room: Lab, *nodes: str) -> None:
@@ -102,7 +109,7 @@ def test_a_node_loses_its_disk_under_load() -> None:
         status = sh(room, "web2", f"cat {FILES}/status")
         assert re.search(r"^Withdrawn: +1$", status, re.MULTILINE), status
         assert re.search(r"^Withdrawn because: +.*(failed at block \d+ of|damaged block)", status, re.MULTILINE), status
-        assert len(replays(room, "jid=1")) == 1, "exactly one of them replays it, and says so once"
+        assert len(replays(room, "1")) == 1, "exactly one of them replays it, and says so once"
         assert sh(room, "web1", "cman_tool nodes").count(" M ") == 3, "nobody was fenced"
         nothing_lost(room, "web1", "web2")
         failed = room.exec("web2", ["timeout", "60", "sh", "-c", "cat /gfs2/shared > /dev/null; ls /gfs2"])
@@ -114,6 +121,89 @@ def test_a_node_loses_its_disk_under_load() -> None:
         end(room, "web1", "Mysql1")
         for node in NODES:
             nothing_lost(room, "web2", node)
+        for node in NODES:
+            sh(room, node, "umount /gfs2")
+        sh(room, "web1", CHECK)
+
+
+class Damage:
+    """One block of the shared disk changed while nobody writes, and the line of a node that reads it.
+
+    plant: changes one block; returns its number, what it was, and what the line says: structure and field, found,
+    wanted.
+    """
+
+    def __init__(self, room: Lab, by: str, plant: Plant) -> None:
+        self.image = room.place.disks / "sdb5.img"
+        # When frozen, nothing is in anybody's journal or waits to be written over the damage.
+        sh(room, by, "gfs2_tool freeze /gfs2")
+        with FileDevice(self.image, direct=False) as dev:
+            self.block, self.was, what, found, wanted = plant(dev, Reader(dev))
+        sh(room, by, "gfs2_tool unfreeze /gfs2")
+        self.line = f"damaged block {self.block} ({self.block:#x}): {what} is {found} ({found:#x}), wanted {wanted} "
+
+    def repair(self) -> None:
+        with FileDevice(self.image, direct=False) as dev:
+            patch_bytes(dev, self.block, 0, self.was)
+
+
+def no_dinode(dev: FileDevice, r: Reader) -> tuple[int, bytes, str, int, int]:
+    """A file's own block is none any more."""
+    ino = r.path("small")
+    patch_field(dev, ino.addr, "dinode", "mh_magic", 0xBAD)
+    return ino.addr, ino.block, "dinode.mh_magic", 0xBAD, GFS2_MAGIC
+
+
+def pointer_beyond_the_end(dev: FileDevice, r: Reader) -> tuple[int, bytes, str, int, int]:
+    """The last level of a file's tree leads out of the file system."""
+    block = next(p for p in pointers(r.path("far").block[232:]) if p)
+    was = r.block(block)
+    at = next(i for i, p in enumerate(pointers(was[24:])) if p)
+    patch_bytes(dev, block, 24 + 8 * at, (r.blocks + 77).to_bytes(8, "big"))
+    return block, was, "indirect.pointer", r.blocks + 77, r.blocks - 1
+
+
+def meets(room: Lab, node: str, path: str, damage: Damage) -> None:
+    """The node reads it: it withdraws and says where it was, and nothing of its mount hangs."""
+    for script in (f"cat {path}", "echo x > /gfs2/x", "ls /gfs2", "df /gfs2", "sync -f /gfs2"):
+        done = room.exec(node, ["timeout", "60", "sh", "-c", script])
+        assert done.returncode not in (0, 124), f"{node}: {script}: {done.stdout}{done.stderr}"
+        assert "Input/output error" in done.stderr, f"{node}: {script}: {done.stderr}"
+    log, status = sh(room, node, "cat /var/log/messages"), sh(room, node, f"cat {FILES}/status")
+    assert log.count(damage.line) == 2, f"the error, and what the others are told; wanted {damage.line}"
+    assert re.search(f"^Withdrawn because: +{re.escape(damage.line)}", status, re.MULTILINE), status
+
+
+def test_damage_that_several_nodes_meet() -> None:
+    """Only who reads a damaged block withdraws, each for that reason; once it is what it was they mount again."""
+    with Lab(guide_topology(3, size="256M")) as room, explained(room, *NODES):
+        begin(room)
+        sh(room, "web1", "echo content > /gfs2/small; truncate -s 8M /gfs2/far; echo end >> /gfs2/far")
+        damage = Damage(room, "Mysql1", no_dinode)
+        goes_on(room, "web2")           # so that there is something in its journal again
+        meets(room, "web2", "/gfs2/small", damage)
+        for node in ("web1", "Mysql1"):
+            goes_on(room, node)
+        meets(room, "Mysql1", "/gfs2/small", damage)
+        goes_on(room, "web1")
+        assert sh(room, "web1", "cat /gfs2/small") == "content\n", "who has read it before"
+        nothing_lost(room, "web1", "web2")
+        nothing_lost(room, "web1", "Mysql1")
+        damage.repair()
+        assert [len(replays(room, jid)) for jid in ("1", "2")] == [1, 1]
+        for node in ("web2", "Mysql1"):
+            sh(room, node, "umount /gfs2 && mount -t gfs2 /dev/sdb5 /gfs2")
+            assert sh(room, node, "cat /gfs2/small") == "content\n"
+        damage = Damage(room, "web1", pointer_beyond_the_end)
+        meets(room, "web2", "/gfs2/far", damage)
+        goes_on(room, "web1")
+        sh(room, "Mysql1", "echo works > /gfs2/others; sync /gfs2/others")
+        damage.repair()
+        sh(room, "web2", "umount /gfs2 && mount -t gfs2 /dev/sdb5 /gfs2")
+        assert sh(room, "web2", "tail -c 4 /gfs2/far; cat /gfs2/others") == "end\nworks\n"
+        assert len(replays(room)) == 2, "there was nothing in its journal this time"
+        assert sh(room, "web1", "cman_tool nodes").count(" M ") == 3, "nobody was fenced"
+        end(room, "web1")
         for node in NODES:
             sh(room, node, "umount /gfs2")
         sh(room, "web1", CHECK)
