@@ -128,7 +128,7 @@ def cluster_conf(room: Topology) -> str:
     lines = ['<?xml version="1.0"?>',
              f'<cluster name={quoteattr(room.cluster)} config_version="{room.config_version}">',
              '  <cman two_node="1" expected_votes="1"/>' if two else f'  <cman expected_votes="{votes}"/>',
-             '  <fence_daemon post_fail_delay="0" post_join_delay="3"/>', "  <clusternodes>"]
+             f'  <fence_daemon post_fail_delay="0" post_join_delay="{room.post_join_delay}"/>', "  <clusternodes>"]
     for node in sorted(room.nodes, key=lambda n: n.nodeid):
         lines += [f'    <clusternode name={quoteattr(node.name)} nodeid="{node.nodeid}" votes="{node.votes}">',
                   '      <fence>', '        <method name="1">',

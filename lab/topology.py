@@ -61,6 +61,7 @@ class Topology:
     disk_kind: str = "loop"
     config_version: int = 1
     qdisk_votes: int = 0            # 0: no quorum disk in cluster.conf
+    post_join_delay: int = 3        # seconds that nodes have to appear at the start before they are fenced
     switch_password: str = "wti"
     cluster_conf: str = ""          # a text of one's own instead of the generated one
     cgroups: bool = True            # False: freeze by signals, as where no cgroup may be made
@@ -110,13 +111,14 @@ def guide_nodes(count: int) -> tuple[Node, ...]:
 
 
 def guide_topology(nodes: int = 4, *, disk: str = "loop", size: str | int = "2G", cluster: str = "mycluster",
-                   qdisk_votes: int = 0, binds: tuple[str, ...] = ()) -> Topology:
+                   qdisk_votes: int = 0, post_join_delay: int = 3, binds: tuple[str, ...] = ()) -> Topology:
     """The room of the guide with some of its measures changed; `size` is that of /dev/sdb5. Raises LabError."""
     size_bytes = parse_size(size) if isinstance(size, str) else size
     return checked(Topology(
         nodes=guide_nodes(nodes), storage=Node("storgae-server", "192.168.12.246", 0, NODES_MAX + 1, 0),
         disks=(Disk("sdb5", size_bytes), Disk("sdb6", 256 << 20), Disk("sdb7", 9 << 20)),
-        cluster=cluster, disk_kind=disk, qdisk_votes=qdisk_votes, binds=binds))
+        cluster=cluster, disk_kind=disk, qdisk_votes=qdisk_votes, post_join_delay=post_join_delay,
+        binds=binds))
 
 
 def checked(room: Topology) -> Topology:

@@ -15,6 +15,8 @@ __all__ = ["assert_gone", "explained", "left_behind", "pids_of", "wait_until"]
 
 POLL_S = 0.005
 PATIENCE_S = 60.0
+# On a machine that is busy elsewhere a node may take long to start its cman, and is not fenced for that.
+START_S = 100
 GONE_S = 60.0
 
 

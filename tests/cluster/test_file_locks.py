@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from cluster.rooms import assert_gone, pids_of, wait_until
+from cluster.rooms import START_S, assert_gone, pids_of, wait_until
 from lab import Lab, guide_topology
 
 pytestmark = [pytest.mark.mount, pytest.mark.slow]
@@ -85,7 +85,7 @@ def counts(room: Lab, node: str, wanted: str) -> bool:
 
 
 def test_file_locks() -> None:
-    with Lab(guide_topology(len(NODES), size="256M")) as room:
+    with Lab(guide_topology(len(NODES), size="256M", post_join_delay=START_S)) as room:
         room.start_cluster()
         sh(room, NODES[0], f"mkfs.gfs2 -O -q -p lock_dlm -t mycluster:my-gfs2 -j {len(NODES)} -J 8 /dev/sdb5")
         for node in NODES:

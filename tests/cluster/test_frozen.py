@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.rooms import assert_gone, pids_of, wait_until
+from cluster.rooms import START_S, assert_gone, pids_of, wait_until
 from lab import Lab, guide_topology
 from lab.etc import cluster_conf
 
@@ -86,7 +86,7 @@ def disk(room: Lab) -> str:
 
 def test_the_power_switch_ends_a_frozen_node() -> None:
     """SIGSTOP of all; the switch kills them where they stand, so that there is nothing left to thaw."""
-    with Lab(guide_topology(3, size="128M")) as room:
+    with Lab(guide_topology(3, size="128M", post_join_delay=START_S)) as room:
         writers = start(room)
         before = room.pid(VICTIM)
         room.freeze(VICTIM)
@@ -105,7 +105,7 @@ def test_the_power_switch_ends_a_frozen_node() -> None:
 
 def test_a_node_that_is_only_cut_off_thaws() -> None:
     """Fenced by taking its disk away; it is thawed when that has succeeded, with dirty data and all its locks."""
-    room_plan = guide_topology(3, size="128M")
+    room_plan = guide_topology(3, size="128M", post_join_delay=START_S)
     conf = re.sub(r'agent="fence_wti"[^>]*name="(\S+)"[^>]*/>', r'agent="fence_cut" name="\1"/>',
                   cluster_conf(room_plan))
     with Lab(replace(room_plan, cluster_conf=conf)) as room:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster.rooms import assert_gone, pids_of
+from cluster.rooms import START_S, assert_gone, pids_of
 from coherence import judge
 from lab import Lab, guide_topology
 
@@ -50,7 +50,7 @@ def torture(room: Lab, nodes: list[str], seed: int, out: Path) -> list[str]:
 
 
 def test_torture(seed: int, tmp_path: Path) -> None:
-    with Lab(guide_topology(4, size="512M")) as room:
+    with Lab(guide_topology(4, size="512M", post_join_delay=START_S)) as room:
         nodes = [n.name for n in room.topology.nodes]
         room.start_cluster()
         room.exec(nodes[0], ["mkfs.gfs2", "-O", "-q", "-p", "lock_dlm", "-t", "mycluster:my-gfs2", "-j", "4", "-J", "8",

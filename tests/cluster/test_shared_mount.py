@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from cluster.rooms import assert_gone, pids_of, wait_until
+from cluster.rooms import START_S, assert_gone, pids_of, wait_until
 from lab import Lab, guide_topology
 
 pytestmark = [pytest.mark.mount, pytest.mark.slow]
@@ -30,7 +30,7 @@ def refused(room: Lab, node: str, script: str) -> str:
 
 def test_three_nodes_one_disk() -> None:
     """Written on one, read on the others; a journal each, and no mount without one."""
-    with Lab(guide_topology(3, size="256M")) as room:
+    with Lab(guide_topology(3, size="256M", post_join_delay=START_S)) as room:
         sh(room, "web1", MKFS.format("mycluster:my-gfs2", 2))
         assert "no cman answers" in refused(room, "web1", "mount -t gfs2 /dev/sdb5 /gfs2")
         room.start_cluster()
@@ -54,7 +54,7 @@ def test_three_nodes_one_disk() -> None:
 
 def test_a_node_crashes() -> None:
     """Its journal is replayed by the other, which goes on; nothing that was synced is lost; the node can go, too."""
-    with Lab(guide_topology(3, size="256M")) as room:
+    with Lab(guide_topology(3, size="256M", post_join_delay=START_S)) as room:
         room.start_cluster()
         sh(room, "web1", MKFS.format("mycluster:my-gfs2", 3))
         for node in ("web1", "web2", "Mysql1"):
@@ -77,7 +77,7 @@ def test_a_node_crashes() -> None:
 
 
 def test_another_clusters_file_system() -> None:
-    with Lab(guide_topology(1, size="128M")) as room:
+    with Lab(guide_topology(1, size="128M", post_join_delay=START_S)) as room:
         room.start_cluster()
         sh(room, "web1", MKFS.format("other:fs", 1))
         assert "belongs to cluster other, this node to mycluster" in refused(room, "web1",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cluster.rooms import wait_until
+from cluster.rooms import START_S, wait_until
 from lab import Lab, guide_topology
 
 pytestmark = [pytest.mark.mount, pytest.mark.slow]
@@ -32,7 +32,7 @@ def waits(room: Lab, node: str, path: str) -> list[dict[str, Any]]:
 
 def test_a_wait_names_who_is_in_the_way() -> None:
     """web2 masters the lock, web1 holds it exclusively and is stopped; then web2 wants to read."""
-    with Lab(guide_topology(2, size="256M")) as room:
+    with Lab(guide_topology(2, size="256M", post_join_delay=START_S)) as room:
         room.start_cluster()
         sh(room, "web1", f"mkfs.gfs2 -O -q -p lock_dlm -t {TABLE} -j 2 -J 8 /dev/sdb5")
         for node in ("web1", "web2"):

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cluster.rooms import assert_gone, pids_of, wait_until
+from cluster.rooms import START_S, assert_gone, pids_of, wait_until
 from lab import Lab, guide_topology
 from lab.topology import SWITCH
 
@@ -61,7 +61,7 @@ def has(room: Lab, node: str, name: str) -> bool:
 
 
 def test_why() -> None:
-    with Lab(guide_topology(3, size="256M")) as room:
+    with Lab(guide_topology(3, size="256M", post_join_delay=START_S)) as room:
         room.start_cluster()
         sh(room, "web1", f"mkfs.gfs2 -O -q -p lock_dlm -t {TABLE} -j 3 -J 8 /dev/sdb5")
         for node in ("web1", "web2", "Mysql1"):
@@ -177,7 +177,7 @@ def metrics(room: Lab) -> None:
 
 def test_without_quorum() -> None:
     """Two of four are not enough: told, with what is missing; when they come back all is well."""
-    with Lab(guide_topology(4, size="128M")) as room:
+    with Lab(guide_topology(4, size="128M", post_join_delay=START_S)) as room:
         room.start_cluster()
         sh(room, "web1", f"mkfs.gfs2 -O -q -p lock_dlm -t {TABLE} -j 2 -J 8 /dev/sdb5; mount -t gfs2 /dev/sdb5 /gfs2")
         room.power("crash", "web2", "Mysql1", "Mysql2")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cluster.rooms import explained, wait_until
+from cluster.rooms import START_S, explained, wait_until
 from gfs2py.block import FileDevice
 from gfs2py.edit.patch import patch_bytes, patch_field
 from gfs2py.edit.reader import Reader, pointers
@@ -96,7 +96,7 @@ def end(room: Lab, *nodes: str) -> None:
 
 def test_a_node_loses_its_disk_under_load() -> None:
     """It withdraws and says why, the others replay its journal and go on; it is mounted again when the disk is back."""
-    with Lab(guide_topology(3, size="256M")) as room, explained(room, *NODES):
+    with Lab(guide_topology(3, size="256M", post_join_delay=START_S)) as room, explained(room, *NODES):
         begin(room)
         room.disk("web2", cut=True)
         wait_until(lambda: "ended errno" in sh(room, "web2", "cat /tmp/load.out"), "web2 to fail")
@@ -176,7 +176,7 @@ def meets(room: Lab, node: str, path: str, damage: Damage) -> None:
 
 def test_damage_that_several_nodes_meet() -> None:
     """Only who reads a damaged block withdraws, each for that reason; once it is what it was they mount again."""
-    with Lab(guide_topology(3, size="256M")) as room, explained(room, *NODES):
+    with Lab(guide_topology(3, size="256M", post_join_delay=START_S)) as room, explained(room, *NODES):
         begin(room)
         sh(room, "web1", "echo content > /gfs2/small; truncate -s 8M /gfs2/far; echo end >> /gfs2/far")
         damage = Damage(room, "Mysql1", no_dinode)
@@ -211,7 +211,7 @@ def test_damage_that_several_nodes_meet() -> None:
 
 def test_a_copy_while_all_are_frozen() -> None:
     """From three nodes under load: the journals in the copy are clean, the checkers find nothing; then all go on."""
-    with Lab(guide_topology(3, size="256M")) as room, explained(room, *NODES):
+    with Lab(guide_topology(3, size="256M", post_join_delay=START_S)) as room, explained(room, *NODES):
         begin(room)
         supported = room.exec("web1", ["timeout", "60", "fsfreeze", "-f", "/gfs2"])
         assert supported.returncode != 0, "the kernel knows how to freeze FUSE now: hand it over to gfs2_tool freeze"
