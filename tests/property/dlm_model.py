@@ -162,13 +162,15 @@ class Resource:
                 self.warn(e, [self.grant, self.convert])
         else:
             self.enqueue(self.wait, e)
+            if self.wait[0] is e and len(self.wait) > 1:
+                self.pending()          # it need not wait for the others; nor need conversions, for whom it was first
             self.warn(e, [self.grant])
 
     def change(self, number: int, mode: int, flags: int) -> None:
         e = next(x for x in self.grant if x.number == number)
         e.asked, e.flags = mode, flags
         got = self.try_grant(e, True)
-        if got == "deadlock":
+        if got == "deadlock" and not flags & Flag.NODLCKWT:
             e.asked = IV
             self.tell(e, "deadlock")
             return
@@ -189,8 +191,8 @@ class Resource:
         else:
             self.grant.remove(e)
             self.enqueue(self.convert, e)
-            if demoted:
-                self.pending()
+            if demoted or (len(self.convert) > 1 and (e.granted != NL or e.flags & Flag.HEADQUE)):
+                self.pending()          # conversions make no way for new requests any more, or now for this one
             self.warn(e, [self.grant])
 
     def pending_conversions(self) -> list[Entry]:
@@ -209,6 +211,9 @@ class Resource:
                 elif got == "demoted" and not was_nl:
                     demoted = True
                 else:
+                    if got == "deadlock" and e.flags & Flag.NODLCKWT and e.highbast < e.asked:
+                        self.tell(e, f"bast {ORDER[e.asked]}")
+                        e.highbast = e.asked
                     blocked.append(e)
             if not again and demoted and not demoted_once:
                 again = demoted_once = True

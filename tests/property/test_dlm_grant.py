@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from dlm_model import ORDER, Resource, compat
@@ -17,9 +18,11 @@ from dlm.core.packets import EUNLOCK, Flag, LockMode
 NAME = b"resource"
 QUECVT = {(a, b) for a in range(6) for b in range(6) if b > a} | {(3, 2)}
 REQUEST_FLAGS = [0, 0, Flag.NOQUEUE, Flag.NOQUEUE | Flag.NOQUEUEBAST, Flag.HEADQUE, Flag.NOORDER, Flag.ALTPR,
-                 Flag.ALTCW, Flag.EXPEDITE]
+                 Flag.ALTCW, Flag.EXPEDITE, Flag.NOORDER | Flag.ALTPR, Flag.HEADQUE | Flag.ALTCW]
 CONVERT_FLAGS = [0, 0, 0, Flag.NOQUEUE, Flag.NOQUEUE | Flag.NOQUEUEBAST, Flag.CONVDEADLK, Flag.QUECVT, Flag.HEADQUE,
-                 Flag.NOORDER, Flag.ALTPR, Flag.ALTCW]
+                 Flag.NOORDER, Flag.ALTPR, Flag.ALTCW, Flag.QUECVT | Flag.HEADQUE, Flag.QUECVT | Flag.NOQUEUE,
+                 Flag.QUECVT | Flag.CONVDEADLK, Flag.NODLCKWT, Flag.QUECVT | Flag.NODLCKWT,
+                 Flag.HEADQUE | Flag.NODLCKWT, Flag.HEADQUE | Flag.CONVDEADLK, Flag.QUECVT | Flag.ALTPR]
 OPERATIONS = st.lists(st.one_of(
     st.tuples(st.just("request"), st.integers(0, 5), st.sampled_from(REQUEST_FLAGS)),
     st.tuples(st.just("convert"), st.integers(0, 5), st.sampled_from(CONVERT_FLAGS), st.integers(0, 9)),
@@ -73,6 +76,29 @@ class Both:
         assert queues["waiting"] == [(e.number, e.granted, e.asked) for e in self.book.wait]
         held = [*self.book.grant, *self.book.convert]
         assert all(compat(a.granted, b.granted) for a in held for b in held if a is not b and b.granted >= 0)
+        self.nobody_is_forgotten()
+
+    def nobody_is_forgotten(self) -> None:
+        """Who waits may not have it: nothing else will wake them but a change."""
+        if not self.book.convert and not self.book.wait:
+            return
+        grant, convert, wait = ([replace(e) for e in q] for q in (self.book.grant, self.book.convert, self.book.wait))
+        later = Resource(grant, convert, wait, clock=self.book.clock)
+        later.pending()
+        assert [x for x in later.told if not x[1].startswith("bast")] == [], self.book
+        assert [e.granted for e in later.convert] == [e.granted for e in self.book.convert], self.book
+
+    def all_let_go(self) -> None:
+        """Who is granted what he asked for gives it back; in the end all were. But for those who wanted no check."""
+        while self.book.grant:
+            self.run(("unlock", self.numbers().index(self.book.grant[0].number)))
+        if self.book.convert and any(e.flags & Flag.NODLCKWT for e in self.book.convert):
+            return
+        assert not self.book.convert, self.book
+        assert not self.book.wait, self.book
+
+    def numbers(self) -> list[int]:
+        return sorted(e.number for e in [*self.book.grant, *self.book.convert, *self.book.wait])
 
     def run(self, operation: tuple[object, ...]) -> None:
         what, *args = operation
@@ -87,16 +113,15 @@ class Both:
         else:
             at = args[-1]
             assert isinstance(at, int)
-            everything = [*self.book.grant, *self.book.convert, *self.book.wait]
-            numbers = sorted(e.number for e in everything)
+            numbers = self.numbers()
             if not numbers:
                 return
             number = numbers[at % len(numbers)]
-            entry = next(e for e in everything if e.number == number)
+            entry = next((e for e in self.book.grant if e.number == number), None)
             if what == "cancel":
                 self.ls.cancel(number)
                 self.book.cancel(number)
-            elif entry not in self.book.grant:
+            elif entry is None:
                 return
             elif what == "unlock":
                 self.ls.unlock(number)
@@ -120,6 +145,7 @@ def test_rules(operations: list[tuple[object, ...]]) -> None:
     both = Both()
     for operation in operations:
         both.run(operation)
+    both.all_let_go()
 
 
 def draw(rng: random.Random, modes: list[int]) -> tuple[object, ...]:
@@ -138,6 +164,7 @@ def test_rules_at_length(rng: random.Random) -> None:
         modes = rng.choice([[0, 1, 2, 3, 4, 5], [2, 3], [0, 2, 3, 5], [1, 3, 5], [0, 3, 4, 5]])
         for _ in range(60):
             both.run(draw(rng, modes))
+        both.all_let_go()
 
 
 class Turns:

@@ -7,10 +7,10 @@ from dlm.core._base cimport (E_AGAIN, E_BUSY, E_CANCEL, E_DEADLK, E_INPROGRESS, 
 from dlm.core._dir cimport FIND_LOCAL, find_rsb
 from dlm.core._engine cimport (CALLBACKS_BUSY, LKB_DEADLOCK_CANCEL, LKB_MSTCPY, LKB_OVERLAP_CANCEL,
                                LKB_OVERLAP_UNLOCK, LKB_RESEND, LKF_CANCEL, LKF_CONVDEADLK, LKF_CONVERT, LKF_EXPEDITE,
-                               LKF_FORCEUNLOCK, LKF_IVVALBLK, LKF_NODLCKWT, LKF_NOORDER, LKF_NOQUEUE, LKF_NOQUEUEBAST,
-                               LKF_QUECVT, LKF_VALBLK, MODE_EX, MODE_IV, MODE_NL,
-                               PARKED_MAX, PARK_CONVERT, PARK_REQUEST, PARK_UNLOCK, RSB_MASTER_UNCERTAIN,
-                               SBF_DEMOTED, STS_CONVERT, STS_GRANTED, STS_WAITING, dlm_core_quecvt, dlm_parked,
+                               LKF_FORCEUNLOCK, LKF_HEADQUE, LKF_IVVALBLK, LKF_NODLCKWT, LKF_NOORDER, LKF_NOQUEUE,
+                               LKF_NOQUEUEBAST, LKF_QUECVT, LKF_VALBLK, MODE_EX, MODE_IV, MODE_NL, PARKED_MAX,
+                               PARK_CONVERT, PARK_REQUEST, PARK_UNLOCK, RSB_MASTER_UNCERTAIN, SBF_DEMOTED, STS_CONVERT,
+                               STS_GRANTED, STS_WAITING, dlm_core_quecvt, dlm_parked,
                                down_conversion, is_overlap)
 from dlm.core._grant cimport (can_be_granted, grant_lock, grant_lock_pc, grant_pending_convert, grant_pending_locks,
                               grantable, queue_cast, remove_lock, revert_lock, send_blocking_asts,
@@ -101,6 +101,9 @@ cdef int do_request(dlm_ls* ls, dlm_rsb* r, dlm_lkb* lkb) noexcept nogil:
 
 cdef void do_request_effects(dlm_ls* ls, dlm_rsb* r, dlm_lkb* lkb, int error) noexcept nogil:
     if error == -E_INPROGRESS:
+        if r.waitq.next == &lkb.q and r.waitq.prev != &lkb.q:
+            # HEADQUE: it need not wait for those behind it. Nor need conversions that made way for the first of them.
+            grant_pending_locks(ls, r)
         send_blocking_asts(ls, r, lkb)
     elif error == -E_AGAIN and lkb.exflags & LKF_NOQUEUEBAST:
         send_blocking_asts_all(ls, r, lkb)
@@ -138,8 +141,11 @@ cdef void do_convert_effects(dlm_ls* ls, dlm_rsb* r, dlm_lkb* lkb, int error) no
     if error == 0:
         grant_pending_locks(ls, r)
     elif error == -E_INPROGRESS:
-        if lkb.sbflags & SBF_DEMOTED:
-            # What it held may have been in the way of new requests.
+        # What it held before may have been in the way of new requests. Or it comes before these by what it holds, and
+        # so do the conversions from NL that made way for them: perhaps nobody else can go on. Or it comes before others
+        # that are in its way (HEADQUE), and they may have to go down or out of turn.
+        if lkb.sbflags & SBF_DEMOTED or (r.convertq.next.next != &r.convertq
+                                         and (lkb.grmode != MODE_NL or lkb.exflags & LKF_HEADQUE)):
             grant_pending_locks(ls, r)
         send_blocking_asts(ls, r, lkb)
     elif error == -E_AGAIN:

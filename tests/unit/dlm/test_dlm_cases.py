@@ -186,6 +186,46 @@ def test_the_answer_to_a_cancel_that_came_too_late_is_not_that_of_the_next() -> 
     assert casts(cluster.events(1)) == [(lkid, -EUNLOCK, -1)]
 
 
+def test_who_made_way_goes_on_when_a_holder_comes_first() -> None:
+    """A conversion from NL lets a request go first that waits for a holder, who then wants more, and waits, too."""
+    ls = alone()
+    holder, small, request = ls.lock(b"r", PW), ls.lock(b"r", NL), ls.lock(b"r", PW)
+    ls.convert(small, CR, Flag.QUECVT)
+    assert casts(ls.take_events()) == [(holder, 0, PW), (small, 0, NL)]
+    ls.convert(holder, EX, Flag.QUECVT)
+    events = ls.take_events()
+    assert casts(events) == [(small, 0, CR)]
+    assert Bast(small, 0, EX) in events
+    ls.unlock(small)
+    assert casts(ls.take_events()) == [(small, -EUNLOCK, -1), (holder, 0, EX)]
+    ls.unlock(holder)
+    assert casts(ls.take_events()) == [(holder, -EUNLOCK, -1), (request, 0, PW)]
+
+
+def test_who_made_way_goes_on_when_another_request_comes_first() -> None:
+    ls = alone()
+    holder, small, request = ls.lock(b"r", PW), ls.lock(b"r", NL), ls.lock(b"r", PW)
+    ls.convert(small, CR, Flag.QUECVT)
+    assert casts(ls.take_events()) == [(holder, 0, PW), (small, 0, NL)]
+    first = ls.lock(b"r", EX, Flag.HEADQUE)
+    assert casts(ls.take_events()) == [(small, 0, CR)]
+    ls.unlock(small)
+    ls.unlock(holder)
+    ls.unlock(first)
+    assert casts(ls.take_events())[2:] == [(first, 0, EX), (first, -EUNLOCK, -1), (request, 0, PW)]
+
+
+def test_at_the_head_of_the_queue_it_waits_for_nobody_behind_it() -> None:
+    ls = alone()
+    a, b = ls.lock(b"r", PR), ls.lock(b"r", EX)
+    ls.take_events()
+    c = ls.lock(b"r", PR, Flag.HEADQUE)
+    assert casts(ls.take_events()) == [(c, 0, PR)]
+    ls.unlock(a)
+    ls.unlock(c)
+    assert casts(ls.take_events())[2:] == [(b, 0, EX)]
+
+
 def test_slots_stay_and_are_given_again() -> None:
     cluster = Cluster(1, 2, 3)
     cluster.change(2, 3)
