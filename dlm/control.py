@@ -116,6 +116,7 @@ class Control(Generic[Space]):
         self.on_deadlock: Callable[[bytes], object] | None = None
         # The view of the group that is dealt with, the last one that was started with, and since when what is so.
         self.view = self.started_view = (0, 0, 0)
+        self._came: dict[Member, tuple[int, int, int]] = {}     # the views in which lives of members began
         self.since_s = trio.current_time()
         self.on_start: Callable[[], object] = lambda: None
         self._wants, self._wanted = "", tuple[int, ...]()
@@ -134,6 +135,16 @@ class Control(Generic[Space]):
     @property
     def machine(self) -> Membership | None:
         return self._machine
+
+    def still_has(self, node: int, number: int, gone_in: tuple[int, int, int]) -> bool:
+        """Whether a process that was seen to go in another group, in that view, is a member here as yet.
+
+        A number tells processes of one life of a node apart: the same one in the next life is another process. Who
+        comes back with its node, out of sight for a while, is the same one.
+        """
+        member = Member(node, number)
+        return (self._machine is not None and member in self._machine.members
+                and self._came.get(member, (0, 0, 0)) < gone_in)
 
     def state(self, running: bool) -> dict[str, object]:
         """What this lockspace waits for, as cman.explain has it."""
@@ -219,6 +230,7 @@ class Control(Generic[Space]):
             # Who comes with its node (NODEUP) may be one that was only out of sight: what was said between us stands.
             # What an earlier life left is forgotten when a new one comes, or at the start without it.
             if reason is Reason.JOIN:
+                self._came[member_of(member)] = event.view
                 self.node.lose(self.space, member.node)
                 self.node.expect(member.node)
         self._act(self._machine.configuration(
@@ -280,6 +292,8 @@ class Control(Generic[Space]):
         self.node.start(self.space, [events.Node(n.node_id, comm_seq=n.incarnation) for n in start.nodes],
                         left=start.left)
         self.started_view = self.view
+        assert self._machine is not None
+        self._came = {m: view for m, view in self._came.items() if m in self._machine.members}
         self.on_start()
         self.started.set()
 

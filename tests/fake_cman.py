@@ -43,6 +43,7 @@ class FakeCman:
 
     def __init__(self, cluster: FakeCluster, node: int, pid: int) -> None:
         self.of, self.node, self.pid = cluster, node, pid
+        self.groups: list[FakeGroup] = []
         self.registered: list[str] = []
         self.reports: list[tuple[str, str, bool]] = []
 
@@ -60,6 +61,7 @@ class FakeCman:
     async def join(self, name: str) -> FakeGroup:
         await trio.lowlevel.checkpoint()
         group = FakeGroup(self.of, name, Member(NodeId(self.node), self.pid))
+        self.groups.append(group)
         members = self.of.groups.setdefault(name, [])
         members.append(group)
         self.of.tell(name, [(group.me, Reason.JOIN)], [])
@@ -96,12 +98,12 @@ class FakeCluster:
         self.state = "Cluster-Member"
         self.asked: list[tuple[str, dict[str, object]]] = []
         self.members = [1, 2, 3]
-        self._pids = 100
+        self.pids = 100         # of the last process; a node that is started anew may give the same ones again
         self._views = 0
 
     def process(self, node: int) -> FakeCman:
-        self._pids += 1
-        return FakeCman(self, node, self._pids)
+        self.pids += 1
+        return FakeCman(self, node, self.pids)
 
     def view(self, node: int) -> Cluster:
         return Cluster(name="test", cluster_id=1, config_version=1, generation=4, state=self.state,
@@ -139,10 +141,10 @@ class FakeCluster:
             group.send.close()
         self.tell(group.name, [], [(group.me, reason)])
 
-    def end(self, pid: int) -> None:
+    def end(self, process: FakeCman) -> None:
         """The connection of a process has ended: it is out of every group that it did not leave."""
         for groups in list(self.groups.values()):
-            for group in [g for g in groups if g.me.pid == pid]:
+            for group in [g for g in groups if g in process.groups]:
                 self.remove(group, Reason.PROCDOWN)
 
     def kill(self, node: int, reason: Reason = Reason.NODEDOWN) -> None:

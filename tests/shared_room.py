@@ -15,6 +15,7 @@ from cman.client import CmanError
 from dlm.locks import Closed
 from dlm_nodes import until
 from fake_cman import FakeCluster
+from gfs2py.engine._plock import FileLocks
 from gfs2py.errors import MountError
 from gfs2py.lock_dlm import shared
 from gfs2py.lock_dlm.shared import SharedMount
@@ -95,7 +96,7 @@ class Room:
         async def open_cman() -> AsyncIterator[object]:
             process = self.cluster.process(self.next)
             yield process
-            self.cluster.end(process.pid)
+            self.cluster.end(process)
         monkeypatch.setattr(shared, "open_cman", open_cman)
 
     async def begin(self, node: int) -> SharedMount:
@@ -134,11 +135,12 @@ class Room:
         mount._mounted.set()
         await until(mount._through.is_set)
 
-    async def whole(self, node: int) -> tuple[SharedMount, FakeFs]:
+    async def whole(self, node: int, file_locks: FileLocks | None = None) -> tuple[SharedMount, FakeFs]:
         """A mount with a file system."""
         mount = await self.begin(node)
         assert mount.seat is not None
         fs = FakeFs(self.disk, mount.seat.jid)
+        mount._file_locks = file_locks
         mount._fs, mount._replay, mount._told_fd = fs, fs.replay, fs.withdraw_fd
         mount._mounted.set()
         await until(mount._through.is_set)

@@ -7,7 +7,7 @@ to the machine, whose answers wake the processes that wait.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import trio
@@ -16,7 +16,7 @@ from cman import client
 from cman.client import Reason
 from gfs2py.engine._plock import FileLocks
 from gfs2py.lock_dlm.plock import Plocks
-from gfs2py.lock_dlm.plock_wire import Kind, PlockError, Request
+from gfs2py.lock_dlm.plock_wire import Kind, PlockError, Request, View
 from gfs2py.lock_dlm.ranges import Member
 
 log = logging.getLogger("gfs2py.lock_dlm")
@@ -35,14 +35,15 @@ class GroupPort(Protocol):
 
 
 class PlockService:
-    """One mount's part. through(dead): whether the mount is through with these; look() asks again. on_thaw: called
-    when all are, and requests that were held back are done."""
+    """One mount's part. through(dead): whether the mount is through with these, of which each went in that view of the
+    group; look() asks again. on_thaw: called when all are, and requests that were held back are done."""
 
-    def __init__(self, locks: FileLocks, group: GroupPort, through: Callable[[tuple[Member, ...]], bool],
+    def __init__(self, locks: FileLocks, group: GroupPort, through: Callable[[Mapping[Member, View]], bool],
                  on_thaw: Callable[[], object] = lambda: None) -> None:
         self.locks, self.group = locks, group
         self.machine = Plocks((group.me.node, group.me.pid), locks)
         self._through, self._on_thaw = through, on_thaw
+        self._gone: dict[Member, View] = {}     # who departed when
         self._said = trio.Event()
 
     async def run(self) -> None:
@@ -54,7 +55,7 @@ class PlockService:
 
     def look(self) -> None:
         """The mount may be through with those who are gone."""
-        if self.machine.departed and self._through(self.machine.departed):
+        if self.machine.departed and self._through(self._gone):
             self.machine.recovered()
             self._said.set()
 
@@ -78,6 +79,8 @@ class PlockService:
         self.machine.configuration(
             event.view, [(m.node, m.pid) for m in event.members], [(m.node, m.pid) for m, _ in event.joined],
             [((m.node, m.pid), reason is Reason.LEAVE) for m, reason in event.left])
+        gone = {**self._gone, **{(m.node, m.pid): event.view for m, _ in event.left}}
+        self._gone = {member: gone[member] for member in self.machine.departed}
         for member, reason in event.left:
             if reason is not Reason.LEAVE:
                 log.info("file locks: held until the mount is through with node %d", member.node)

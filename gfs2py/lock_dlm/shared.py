@@ -39,6 +39,7 @@ from gfs2py.lock_dlm.withdrawing import LiveLock, Withdrawn, settle
 TYPE_CHECKING = False
 if TYPE_CHECKING:       # what is not loaded here shortens every mount
     from gfs2py.lock_dlm.plock_service import PlockService
+    from gfs2py.lock_dlm.plock_wire import View
     from gfs2py.lock_dlm.ranges import Member
 
 STOP_LIMIT_S = 15.0
@@ -380,10 +381,11 @@ class SharedMount:
 
         group = await cman.join(f"gfs2:locks:{self.name}")
 
-        def through(dead: tuple[Member, ...]) -> bool:
-            machine = space.control.machine if isinstance(space.control, Control) else None
-            return (machine is not None and machine.phase == "running" and self._control.settled
-                    and not any((m.node_id, m.port) in dead for m in machine.members))
+        def through(dead: Mapping[Member, View]) -> bool:
+            control = space.control
+            return (isinstance(control, Control) and control.machine is not None
+                    and control.machine.phase == "running" and self._control.settled
+                    and not any(control.still_has(*member, view) for member, view in dead.items()))
 
         service = PlockService(locks, group, through, self._thawed)
         self._file_lock_service = service
