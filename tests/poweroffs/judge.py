@@ -84,7 +84,20 @@ def _pread(path: str, size: int, at: int) -> bytes:
 
 
 def _look_size(path: str) -> tuple[int, int, int]:
-    """Size, and from where to where the content is zero instead of what it should be (-1, -1: nowhere)."""
+    """Size, and from where to where the content is zero instead of what it should be (-1, -1: nowhere).
+
+    On the node that cuts it off at this moment a read may see the old size and zeros behind the new one: for FUSE the
+    kernel learns of a new size after the fact. What is zero on the disk is so at the next look, too.
+    """
+    for _ in range(LOOKS_MAX):
+        found = _size_and_zeros(path)
+        if found[1] < 0:
+            break
+    return found
+
+
+def _size_and_zeros(path: str) -> tuple[int, int, int]:
+    """Raises Wrong when something else is there than what was written or zeros."""
     data = read_all(path) or b""
     wanted = pattern(0, len(data))
     if data == wanted:
