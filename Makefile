@@ -107,6 +107,12 @@ bench-cluster: dev ## the same for one to four nodes, beside GlusterFS; BENCH_AR
 	@ci/bootstrap.sh debs $(DEBS_BENCH_CLUSTER)
 	$(PY) -m bench.cluster $(BENCH_ARGS)
 
+# MINUTES=60 SEED=n; TORTURE_ARGS="--faults 'partition,pause'".
+.PHONY: torture
+torture: dev ## four nodes work while networks, disks, daemons and machines fail; one order must explain what all of them saw
+	@ci/bootstrap.sh debs $(DEBS_TEST)
+	$(PY) -m tests.histories --seed $(SEED) --minutes $(or $(MINUTES),10) $(TORTURE_ARGS)
+
 .PHONY: install
 install: build ## put mount helpers and cluster commands into /sbin, and the systemd units in their place
 	@ci/install.sh "$(DESTDIR)$(SBINDIR)" $(MOUNT_HELPERS) $(CLUSTER_COMMANDS)
