@@ -86,6 +86,12 @@ class Generations:
         if not 0 <= jid < JIDS_MAX:
             raise ValueError(f"journal {jid} is beyond the {JIDS_MAX} that can be told of")
         self.deaths[jid] = self.blocked_at
+        self.replayed.discard(jid)      # that was for an earlier one, and somebody has mounted with this journal since
+
+    def is_replayed(self, jid: int, death: int | None) -> None:
+        """A replay is through. death: deaths.get(jid) when it began; what has died since then is not replayed by it."""
+        if self.deaths.get(jid) == death:
+            self.replayed.add(jid)
 
     def recovered(self, generation: int) -> None:
         self.started = generation

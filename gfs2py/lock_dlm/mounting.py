@@ -216,8 +216,9 @@ class MountControl:
                 continue
             busy = False
             for jid in jids:
+                death = self.known.deaths.get(jid)
                 if await replay(jid):
-                    self.known.replayed.add(jid)
+                    self.known.is_replayed(jid, death)
                 else:
                     busy = True
             if busy:
