@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import NamedTuple
 
 from gfs2py.fuse._ops import FileSystemHandle
@@ -25,6 +26,7 @@ class Calls:
     uid: int
     gid: int
     umask: int
+    write_back: Callable[[], bool] | None
     def __init__(self, handle: FileSystemHandle, *, uid: int = 0, gid: int = 0, umask: int = 0o022,
                  parking: bool = False) -> None: ...
     def setlk(self, node: int, fh: int, owner: int, type: int, start: int = 0, end: int = ..., *, pid: int = 1,

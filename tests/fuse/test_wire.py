@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from gfs2py.fuse._nullfs import NullFileSystem
+from gfs2py.fuse._ops import FileSystemHandle
 from gfs2py.fuse._session import Session
 
 IN_HEADER = struct.Struct("=IIQQIIIHH")
@@ -28,8 +29,8 @@ KNOWN = [*range(1, 54), 63, 64, 4096, 0xFFFFFFFF]
 class Wire:
     """The kernel's end of a session."""
 
-    def __init__(self, minor: int = 45, init: bytes | None = None) -> None:
-        self.handle = NullFileSystem()
+    def __init__(self, minor: int = 45, init: bytes | None = None, handle: FileSystemHandle | None = None) -> None:
+        self.handle = NullFileSystem() if handle is None else handle
         self.sock, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.sock.settimeout(ANSWER_TIMEOUT_S)
         self.unique = 2

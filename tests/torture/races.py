@@ -7,6 +7,7 @@ renames   among few names, many renamers: every name leads to one of the files, 
 appends   O_APPEND by several processes, some with O_DIRECT: every record is there once and whole
 mapped    one writes through a shared mapping, others read: never a torn or older record
 stripes   neighbours in one block write, map and punch: nobody's bytes are touched by another
+beside    a neighbour's page is written back while a piece of it is punched, zeroed or copied over: that stays so
 full      the disk is filled by several, emptied, filled again: every block comes back
 """
 
@@ -24,6 +25,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from torture.beside import beside
 from torture.guard import Guard
 from torture.place import Place, arguments, crowd, place
 from torture.sys_calls import EXCHANGE, KEEP_SIZE, NOREPLACE, PUNCH, fallocate, renameat2
@@ -229,6 +231,17 @@ def mapped(where: Place, guard: Guard, seed: int, ops: int, procs: int, bsize: i
 
 # -- stripes
 
+def _stale(got: bytes, past: list[tuple[str, bytes]]) -> str:
+    """What was found, in words: where it is not the last content, and how old it is there."""
+    wanted = past[-1][1]
+    wrong = [n for n, (a, b) in enumerate(zip(got, wanted, strict=True)) if a != b]
+    first, last = wrong[0], wrong[-1] + 1
+    age = next((f"{back} changes old" for back, (_, was) in enumerate(reversed(past)) if back
+                and was[first:last] == got[first:last]), "never there")
+    return (f"bytes {first} to {last} of {len(got)} are not what it wrote, but {age}"
+            f"{', zeros' if not any(got[first:last]) else ''}; last {', '.join(how for how, _ in past[-4:])}")
+
+
 def stripes(where: Place, guard: Guard, seed: int, ops: int, procs: int, bsize: int) -> str:
     """Neighbours in one block: each process owns every n-th piece of a file and finds only its own bytes there."""
     path = where.root / "stripes"
@@ -238,6 +251,8 @@ def stripes(where: Place, guard: Guard, seed: int, ops: int, procs: int, bsize: 
     def process(number: int) -> None:
         rng = random.Random(f"{seed}/stripes/{number}")
         mine = {row: bytes(piece) for row in range(rows)}
+        # For the words of a failure: how each piece came to what it is, and what it was before.
+        past: dict[int, list[tuple[str, bytes]]] = {row: [("made", bytes(piece))] for row in range(rows)}
         fd = os.open(path, os.O_RDWR)
         with mmap.mmap(fd, piece * rows * procs) as mapping:
             for _ in range(ops):
@@ -247,19 +262,24 @@ def stripes(where: Place, guard: Guard, seed: int, ops: int, procs: int, bsize: 
                 if kind < 0.35:
                     mine[row] = rng.randbytes(piece)
                     assert os.pwrite(fd, mine[row], at) == piece
+                    past[row].append(("written", mine[row]))
                 elif kind < 0.5:
                     mine[row] = rng.randbytes(piece)
                     mapping[at:at + piece] = mine[row]
+                    past[row].append(("stored", mine[row]))
                 elif kind < 0.6:
                     fallocate(fd, PUNCH | KEEP_SIZE, at, piece)
                     mine[row] = bytes(piece)
+                    past[row].append(("punched", mine[row]))
                 elif kind < 0.62:
                     os.fsync(fd)
                 elif kind < 0.65:
                     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
                 else:
                     got = os.pread(fd, piece, at) if kind < 0.85 else mapping[at:at + piece]
-                    assert got == mine[row], f"process {number}, piece {row} at {at}: not what it wrote"
+                    assert got == mine[row], (f"process {number}, piece {row} at {at}, "
+                                              f"{'read' if kind < 0.85 else 'seen through the map'}: "
+                                              f"{_stale(got, past[row])}")
                 guard.tick()
         os.close(fd)
         (where.top / f"stripes{number}").write_bytes(b"".join(mine.values()))
@@ -350,7 +370,7 @@ def full(where: Place, guard: Guard, seed: int, ops: int, procs: int, bsize: int
 
 
 RACES: dict[str, Race] = {"readdir": readdir, "renames": renames, "appends": appends, "mapped": mapped,
-                          "stripes": stripes, "full": full}
+                          "stripes": stripes, "beside": beside, "full": full}
 
 
 def race_main(doc: str, races: dict[str, Race]) -> int:

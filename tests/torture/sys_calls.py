@@ -14,6 +14,7 @@ FS_IOC_GETFLAGS, FS_IOC_SETFLAGS, FS_JOURNAL_DATA_FL = 0x80086601, 0x40086602, 0
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_long, ctypes.c_long]
+_libc.sync_file_range.argtypes = [ctypes.c_int, ctypes.c_long, ctypes.c_long, ctypes.c_uint]
 _libc.renameat2.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
 _libc.getdents64.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t]
 _libc.getdents64.restype = ctypes.c_ssize_t
@@ -28,6 +29,11 @@ def _done(result: int, name: str = "") -> None:
 
 def fallocate(fd: int, mode: int, off: int, length: int) -> None:
     _done(_libc.fallocate(fd, mode, off, length))
+
+
+def sync_file_range(fd: int, off: int, length: int) -> None:
+    """Write back what is dirty there and wait for it; unlike fsync not for the file's lock."""
+    _done(_libc.sync_file_range(fd, off, length, 7))
 
 
 def renameat2(old: str, new: str, flags: int) -> None:

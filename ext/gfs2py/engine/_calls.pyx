@@ -11,8 +11,8 @@ from gfs2py.block._device cimport dev_alloc, dev_free
 from gfs2py.engine._sync cimport (pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_init, pthread_cond_t,
                                   pthread_cond_wait, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
                                   pthread_mutex_t, pthread_mutex_unlock)
-from gfs2py.fuse._ops cimport (OP_PARK, FileSystemHandle, fs_attr, fs_dirbuf, fs_entry, fs_lock, fs_open, fs_ops,
-                               fs_req, fs_statfs)
+from gfs2py.fuse._ops cimport (OP_PARK, OP_WRITE_BACK, FileSystemHandle, fs_attr, fs_dirbuf, fs_entry, fs_lock,
+                               fs_open, fs_ops, fs_req, fs_statfs)
 
 import os
 from typing import NamedTuple
@@ -102,6 +102,8 @@ cdef bint park_wait(FileSystemHandle handle, int err, parklot* p, fs_req* rq) no
     """True when the request is answered; if it was parked, waits until it may run again."""
     cdef uint32_t i
     cdef bint found = False
+    if err == OP_WRITE_BACK:
+        return True                 # so far
     if err != OP_PARK:
         if rq.runs and handle.ops.parked_done != NULL:
             handle.ops.parked_done(handle.fs, rq.unique)
@@ -125,10 +127,14 @@ cdef class Calls:
     """The operations of a FileSystemHandle. All methods raise OSError; node 1 is the root.
 
     parking: requests that lack a cluster lock are put away and run again, as a FUSE session does it, not asleep within.
+
+    write_back: what a session does when a fallocate or a copy says OP_WRITE_BACK: called before it is run again. True
+    says that it was a signal that woke the request.
     """
 
     cdef FileSystemHandle handle
     cdef public uint32_t uid, gid, umask
+    cdef public object write_back
     cdef parklot parking
     cdef bint parks
 
@@ -158,11 +164,19 @@ cdef class Calls:
         rq.uid = self.uid
         rq.gid = self.gid
         rq.umask = self.umask
-        if self.parks:
+        if self.write_back is not None:
+            rq.priv = &self.parking
+        if self.parks or self.write_back is not None:
             pthread_mutex_lock(&self.parking.lock)
             self.parking.next_unique += 2
             rq.unique = self.parking.next_unique
             pthread_mutex_unlock(&self.parking.lock)
+        return 0
+
+    cdef int _write_back_if(self, fs_req* rq, int err) except -1:
+        if err == OP_WRITE_BACK:
+            rq.interrupted = bool(self.write_back())
+            rq.runs += 1
         return 0
 
     # -- file locks
@@ -544,11 +558,14 @@ cdef class Calls:
         cdef fs_req rq
         cdef int err
         self._req(&rq)
-        with nogil:
-            while True:
-                err = self.handle.ops.fallocate(self.handle.fs, &rq, node, 0, mode, off, length)
-                if park_wait(self.handle, err, &self.parking, &rq):
-                    break
+        err = OP_WRITE_BACK
+        while err == OP_WRITE_BACK:
+            with nogil:
+                while True:
+                    err = self.handle.ops.fallocate(self.handle.fs, &rq, node, 0, mode, off, length)
+                    if park_wait(self.handle, err, &self.parking, &rq):
+                        break
+            self._write_back_if(&rq, err)
         _fail(err, node)
 
     def lseek(self, uint64_t node, uint64_t off, uint32_t whence):
@@ -569,11 +586,15 @@ cdef class Calls:
         cdef uint64_t n = 0
         cdef int err
         self._req(&rq)
-        with nogil:
-            while True:
-                err = self.handle.ops.copy_file_range(self.handle.fs, &rq, src, 0, off_in, dst, 0, off_out, length, &n)
-                if park_wait(self.handle, err, &self.parking, &rq):
-                    break
+        err = OP_WRITE_BACK
+        while err == OP_WRITE_BACK:
+            with nogil:
+                while True:
+                    err = self.handle.ops.copy_file_range(self.handle.fs, &rq, src, 0, off_in, dst, 0, off_out, length,
+                                                          &n)
+                    if park_wait(self.handle, err, &self.parking, &rq):
+                        break
+            self._write_back_if(&rq, err)
         _fail(err, src)
         return n
 

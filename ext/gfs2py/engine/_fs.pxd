@@ -3,6 +3,7 @@ from libc.stdint cimport int32_t, uint32_t, uint64_t
 from gfs2py.engine._incore cimport inode, opctx, sbd
 from gfs2py.engine._nodes cimport nodes
 from gfs2py.engine._plock cimport plocks
+from gfs2py.engine._shield cimport shields
 from gfs2py.fuse._ops cimport fs_entry, fs_ops, fs_req
 
 cdef enum:                          # linux/fuse.h
@@ -19,6 +20,7 @@ cdef struct gfs2_fs:
     uint32_t dir_flags
     uint64_t last_cold              # the dinode that was last looked up and not in memory
     plocks* plocks                  # fcntl locks; NULL: not shared
+    shields shields                 # parts of files that the kernel's pages must not overwrite now
     int (*shutdown)(gfs2_fs* fs) noexcept nogil     # at the kernel's DESTROY: everything to disk, journal clean
 
 cdef struct handle:                 # an open file or directory

@@ -21,6 +21,7 @@ from gfs2py.engine._names cimport names_note
 from gfs2py.engine._nodes cimport (node_delete_later, node_forget, node_looked_up, node_relinked, node_unlinked,
                                    node_writers)
 from gfs2py.engine._sbd cimport ctx_init
+from gfs2py.engine._shield cimport shield_forget
 from gfs2py.engine._sync cimport gl_atomic_note32, gl_atomic_store32
 from gfs2py.engine._xattr cimport acl_to_mode, xattr_get, xattr_list, xattr_set
 from gfs2py.fuse._ops cimport fs_attr, fs_dirbuf, fs_entry, fs_kernel, fs_open, fs_ops, fs_req, unpark_fn
@@ -690,8 +691,10 @@ cdef void do_attach_kernel(void* p, const fs_kernel* kernel) noexcept nogil:
 
 
 cdef void do_parked_done(void* p, uint64_t unique) noexcept nogil:
-    fz_forget((<gfs2_fs*>p).sd, unique)
-    glock_done((<gfs2_fs*>p).sd.gls, unique)
+    cdef gfs2_fs* fs = <gfs2_fs*>p
+    fz_forget(fs.sd, unique)
+    glock_done(fs.sd.gls, unique)
+    shield_forget(&fs.shields, unique)
 
 
 cdef void _fill_table() noexcept nogil:

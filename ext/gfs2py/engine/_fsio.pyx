@@ -15,6 +15,7 @@ from gfs2py.engine._kcache cimport glock_fill, glock_filled
 from gfs2py.engine._log cimport log_sync
 from gfs2py.engine._nodes cimport node_appended, node_delete_again, node_wanted, node_writers, node_written
 from gfs2py.engine._rgrp cimport rgrp_fitrim, rs_drop
+from gfs2py.engine._shield cimport SHIELD_NONE, shield_in, shield_lower, shield_raise
 from gfs2py.engine._statfs cimport statfs_get
 from gfs2py.engine._sync cimport (gl_atomic_dec32, gl_atomic_inc32, gl_atomic_load32, gl_atomic_look32,
                                   gl_atomic_note32, gl_atomic_store32)
@@ -36,6 +37,7 @@ cdef extern from "<linux/fs.h>" nogil:
 cdef enum:
     WRITE_CACHE = 1, WRITE_KILL_SUIDGID = 4      # FUSE_WRITE_*
     SEEK_DATA_ = 3, SEEK_HOLE_ = 4
+    PUNCH_HOLE = 2, ZERO_RANGE = 16              # FALLOC_FL_*
 
 
 cdef int _node(gfs2_fs* fs, uint64_t nodeid, inode** out) noexcept nogil:
@@ -264,6 +266,27 @@ cdef int _write_all(opctx* cx, inode* ip, uint64_t off, uint64_t size, const uin
     return 0
 
 
+cdef int _write_around(gfs2_fs* fs, opctx* cx, inode* ip, uint64_t off, uint64_t size, const uint8_t* src,
+                       late_write* late) noexcept nogil:
+    """As _write_all, but for parts that are being changed under the kernel's pages (_shield)."""
+    cdef uint64_t end = off + size
+    cdef uint64_t start, stop
+    cdef int err = 0
+    late.on = False
+    while off < end and err == 0:
+        shield_in(&fs.shields, ip.no_addr, off, end, &start, &stop)
+        if start >= ip.size:        # what makes the file longer is nobody's old content
+            start = stop = end
+        elif stop > ip.size:
+            stop = ip.size
+        err = file_write_late(fs.sd, ip, late)
+        if err == 0:
+            err = _write_all(cx, ip, off, start - off, src, late)
+        src += stop - off
+        off = stop
+    return err
+
+
 cdef int do_write(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t off, uint32_t size, const uint8_t* src,
                   uint32_t write_flags, uint32_t open_flags, uint32_t* written) noexcept nogil:
     cdef gfs2_fs* fs = <gfs2_fs*>p
@@ -297,7 +320,10 @@ cdef int do_write(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint64_t of
         if err == 0 and (write_flags & WRITE_CACHE or open_flags & O_DIRECT):
             # All or an error: of a short answer the kernel's write-back tells nobody, and a direct write makes EIO
             # (fs/fuse/file.c, fuse_writepage_end and fuse_get_res_by_io).
-            err = _write_all(&cx, ip, off, size, src, &late)
+            if write_flags & WRITE_CACHE:
+                err = _write_around(fs, &cx, ip, off, size, src, &late)
+            else:
+                err = _write_all(&cx, ip, off, size, src, &late)
             done = size
         elif err == 0:
             err = file_write(&cx, ip, off, size, src, &done, &late)
@@ -359,13 +385,25 @@ cdef int do_statfs(void* p, fs_req* rq, fs_statfs* out) noexcept nogil:
     return 0
 
 
+cdef int _shielded(gfs2_fs* fs, fs_req* rq, inode* ip, uint64_t off, uint64_t length, uint64_t answer) noexcept nogil:
+    """A change was made under pages that the kernel may hold (EX held): 0, or OP_WRITE_BACK to have it drop them."""
+    if rq.priv == NULL or fs.sd.gls != NULL or length == 0:
+        return 0
+    # Without memory for it, it is as the kernel alone would have it.
+    return OP_WRITE_BACK if shield_raise(&fs.shields, rq.unique, ip.no_addr, off, off + length, answer) == 0 else 0
+
+
 cdef int do_fallocate(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint32_t mode, uint64_t off,
                       uint64_t length) noexcept nogil:
     cdef gfs2_fs* fs = <gfs2_fs*>p
     cdef opctx cx
     cdef inode* ip = NULL
+    cdef uint64_t answer
     cdef int err
     fs_ctx(&cx, fs, rq)
+    err = shield_lower(&fs.shields, rq, &answer)
+    if err != SHIELD_NONE:
+        return err
     err = _ip_of(fs, nodeid, fh, &ip)
     if err:
         return err
@@ -379,6 +417,8 @@ cdef int do_fallocate(void* p, fs_req* rq, uint64_t nodeid, uint64_t fh, uint32_
             err = attr_kill_priv(&cx, ip) if cx.uid else 0
             if err == 0:
                 err = file_fallocate(&cx, ip, mode, off, length)
+            if err == 0 and mode & (PUNCH_HOLE | ZERO_RANGE):
+                err = _shielded(fs, rq, ip, off, length, 0)
         inode_unlock(&cx, ip)
     _ip_done(fh, ip)
     return err
@@ -416,6 +456,9 @@ cdef int do_copy(void* p, fs_req* rq, uint64_t node_in, uint64_t fh_in, uint64_t
     copied[0] = 0
     both[0] = NULL
     both[1] = NULL
+    err = shield_lower(&fs.shields, rq, copied)
+    if err != SHIELD_NONE:
+        return err
     err = _ip_of(fs, node_in, fh_in, &both[0])
     if err == 0:
         err = _ip_of(fs, node_out, fh_out, &both[1])
@@ -434,6 +477,8 @@ cdef int do_copy(void* p, fs_req* rq, uint64_t node_in, uint64_t fh_in, uint64_t
                 err = file_copy_range(&cx, both[0], off_in, both[1], off_out, length, copied)
             if err == 0 and not (fh_in and (<handle*>fh_in).flags & O_NOATIME):
                 atime_update(&cx, both[0])
+            if err == 0:
+                err = _shielded(fs, rq, both[1], off_out, copied[0], copied[0])
             inodes_unlock(&cx, both, 2)
     if both[0] != NULL:
         _ip_done(fh_in, both[0])

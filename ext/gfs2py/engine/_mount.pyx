@@ -26,10 +26,11 @@ from gfs2py.engine._incore cimport *
 from gfs2py.engine._inode cimport (icache_destroy, icache_forget, icache_init, inode_get, inode_hold, inode_lock,
                                    inode_put, inode_unlock)
 from gfs2py.engine._iopen cimport iopen_forgotten, iopens_destroy, iopens_init
+from gfs2py.engine._levels cimport levels
 from gfs2py.engine._lockmanager cimport LockManager
 from gfs2py.engine._log cimport log_destroy, log_init, log_shutdown, log_start, log_stop
 from gfs2py.engine._names cimport names_destroy, names_init
-from gfs2py.engine._nodes cimport (node_delete_again, node_known, node_want, nodes_count, nodes_destroy, nodes_drain,
+from gfs2py.engine._nodes cimport (node_delete_again, node_known, node_want, nodes_destroy, nodes_drain,
                                    nodes_forget_all, nodes_init, nodes_start, nodes_stop)
 from gfs2py.engine._observe cimport ob_attach, ob_background, ob_detach, ob_latencies
 from gfs2py.engine._plock cimport FileLocks
@@ -39,6 +40,7 @@ from gfs2py.engine._recovery cimport (jdesc, jhead, jhead_find, journal_close, j
 from gfs2py.engine._retire cimport log_retire
 from gfs2py.engine._rgrp cimport rgrps_after_commit, rgrps_at_switch, rgrps_destroy, rgrps_read, rs_drop
 from gfs2py.engine._sbd cimport ctx_init, sd_assert_failed, sd_dead, sd_set_geometry
+from gfs2py.engine._shield cimport shields_destroy, shields_init
 from gfs2py.engine._statfs cimport statfs_at_switch, statfs_destroy, statfs_get, statfs_init, statfs_sync
 from gfs2py.engine._sync cimport (dl_init, dlink, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
                                   pthread_mutex_unlock)
@@ -587,6 +589,7 @@ cdef class Gfs2(FileSystemHandle):
         if sd.gls == NULL:
             sd.reclaim = _reclaim
         f.shutdown = _shutdown
+        shields_init(&f.shields)
         f.entry_ns = <uint64_t>NOLOCK_VALID_S * 1000000000
         f.attr_ns = f.entry_ns
         f.open_flags = FOPEN_KEEP_CACHE
@@ -686,6 +689,7 @@ cdef class Gfs2(FileSystemHandle):
         fz_destroy(sd)
         if self.m.f.nd.sd != NULL:
             nodes_destroy(&self.m.f.nd)
+            shields_destroy(&self.m.f.shields)
         free(self.m)
         self.m = NULL
         self.ops = NULL
@@ -838,38 +842,9 @@ cdef class Gfs2(FileSystemHandle):
 
     def statistics(self):
         """Counters and levels of cache, log, inodes, space. Numbers only; may be called while requests hang."""
-        cdef sbd* sd
-        cdef uint32_t i
         if self.m == NULL or self.m.sd.bc == NULL or self.m.sd.log == NULL or self.m.sd.ic == NULL:
             return {}
-        sd = &self.m.sd
-        hits = misses = evictions = buffers = reservations = reserved = pinned = 0
-        for i in range(sd.bc.n_shards):
-            hits += sd.bc.shards[i].hits
-            misses += sd.bc.shards[i].misses
-            evictions += sd.bc.shards[i].evictions
-            buffers += sd.bc.shards[i].count
-        for i in range(sd.n_rgrps):
-            reservations += sd.rgrps[i].n_rs
-            reserved += sd.rgrps[i].reserved
-        pthread_mutex_lock(&sd.log.lock)
-        if sd.log.running != NULL:
-            pinned = sd.log.running.nbufs + sd.log.running.ndbufs
-        pthread_mutex_unlock(&sd.log.lock)
-        return {
-            "cache_hits": hits, "cache_misses": misses, "cache_evictions": evictions, "cache_buffers": buffers,
-            "cache_limit_buffers": sd.bc.n_shards * sd.bc.limit_per_shard, "cache_allocated": sd.bc.n_allocated,
-            "inodes": sd.ic.count, "inodes_limit": sd.ic.limit,
-            "nodes": nodes_count(&self.m.f.nd), "dirty_data_blocks": sd.n_ddirty,
-            "pinned_buffers": pinned, "ail_buffers": sd.log.n_ail, "transactions": sd.log.n_trans,
-            "log_blocks": sd.log.nblocks, "log_free": sd.log.free, "log_commits": sd.log.n_commits,
-            "log_blocks_written": sd.log.n_blocks_logged, "log_revokes": sd.log.n_revokes,
-            "log_waits": sd.log.n_flush_waits, "log_flushes": sd.log.n_flushes, "ail_writes": sd.log.n_ail_writes,
-            "reservations": reservations, "reserved_blocks": reserved, "rgrp_scans": sd.ob.n_rgrp_scans,
-            "device_reads": sd.dev.n_reads, "device_read_bytes": sd.dev.bytes_read,
-            "device_writes": sd.dev.n_writes, "device_written_bytes": sd.dev.bytes_written,
-            "device_flushes": sd.dev.n_flushes, "withdrawn": int(sd.withdrawn),
-        }
+        return levels(&self.m.f)
 
     def latencies(self):
         """Histograms: the device's operations, commits, and each kind of wait."""

@@ -505,13 +505,6 @@ cdef int do_removexattr(request* r) noexcept nogil:
     return r.se.ops.removexattr(r.se.fs, &r.rq, r.h.nodeid, name, n)
 
 
-cdef int do_fallocate(request* r) noexcept nogil:
-    cdef fuse_fallocate_in* a = <fuse_fallocate_in*>r.arg
-    if a.length == 0 or a.offset > <uint64_t>0x7FFFFFFFFFFFFFFF - a.length or a.length > <uint64_t>0x7FFFFFFFFFFFFFFF:
-        return -EINVAL
-    return r.se.ops.fallocate(r.se.fs, &r.rq, r.h.nodeid, a.fh, a.mode, a.offset, a.length)
-
-
 cdef struct wakeup:
     session* se
     uint64_t unique
@@ -524,12 +517,11 @@ cdef void written_back(void* arg, int result) noexcept nogil:
     free(k)
 
 
-cdef int after_write_back(request* r) noexcept nogil:
-    """Park an lseek until the kernel has written back the node's pages from its offset on.
+cdef int after_write_back(request* r, uint64_t nodeid, uint64_t off, uint64_t length) noexcept nogil:
+    """Park a request until the kernel has written back and dropped the node's pages there; length 0: to the end.
 
-    Not for a signal: the kernel asks once per request, lseek knows no EINTR, and the wait ends by itself.
+    Not for a signal: the kernel asks once per request, and the wait ends by itself.
     """
-    cdef uint64_t off = (<fuse_lseek_in*>r.arg).offset
     cdef wakeup* k = <wakeup*>malloc(sizeof(wakeup))
     cdef int err
     if k == NULL:
@@ -541,11 +533,25 @@ cdef int after_write_back(request* r) noexcept nogil:
         r.node.interrupted = 0
     if off >> 63:
         off = 0
-    err = session_notify_inval_inode(r.se, r.h.nodeid, <int64_t>off, 0, written_back, k)     # to the end
+    err = session_notify_inval_inode(r.se, nodeid, <int64_t>off, <int64_t>length, written_back, k)
     if err < 0:
         free(k)
         return err
     return OP_PARK
+
+
+cdef int do_fallocate(request* r) noexcept nogil:
+    cdef fuse_fallocate_in* a = <fuse_fallocate_in*>r.arg
+    cdef int err
+    if a.length == 0 or a.offset > <uint64_t>0x7FFFFFFFFFFFFFFF - a.length or a.length > <uint64_t>0x7FFFFFFFFFFFFFFF:
+        return -EINVAL
+    while True:
+        err = r.se.ops.fallocate(r.se.fs, &r.rq, r.h.nodeid, a.fh, a.mode, a.offset, a.length)
+        if err != OP_WRITE_BACK:
+            return err
+        if after_write_back(r, r.h.nodeid, a.offset, a.length) == OP_PARK:
+            return OP_PARK
+        r.rq.runs += 1              # the kernel cannot be told; but the change was made
 
 
 cdef int do_lseek(request* r) noexcept nogil:
@@ -554,18 +560,25 @@ cdef int do_lseek(request* r) noexcept nogil:
     cdef fuse_lseek_out* o = <fuse_lseek_out*>r.out
     cdef int err
     if r.rq.runs and r.rq.interrupted:
-        return after_write_back(r)
+        return after_write_back(r, r.h.nodeid, a.offset, 0)
     r.out_len = <uint32_t>sizeof(fuse_lseek_out)
     err = r.se.ops.lseek(r.se.fs, &r.rq, r.h.nodeid, a.fh, a.offset, a.whence, &o.offset)
-    return after_write_back(r) if err == OP_WRITE_BACK else err
+    return after_write_back(r, r.h.nodeid, a.offset, 0) if err == OP_WRITE_BACK else err
 
 
 cdef int copy_range(request* r, uint64_t* copied, uint64_t limit) noexcept nogil:
     cdef fuse_copy_file_range_in* a = <fuse_copy_file_range_in*>r.arg
+    cdef int err
     if a.flags != 0:
         return -EINVAL
-    return r.se.ops.copy_file_range(r.se.fs, &r.rq, r.h.nodeid, a.fh_in, a.off_in, a.nodeid_out, a.fh_out, a.off_out,
-                                    a.len if a.len < limit else limit, copied)
+    while True:
+        err = r.se.ops.copy_file_range(r.se.fs, &r.rq, r.h.nodeid, a.fh_in, a.off_in, a.nodeid_out, a.fh_out,
+                                       a.off_out, a.len if a.len < limit else limit, copied)
+        if err != OP_WRITE_BACK:
+            return err
+        if after_write_back(r, a.nodeid_out, a.off_out, copied[0]) == OP_PARK:
+            return OP_PARK
+        r.rq.runs += 1              # as with fallocate
 
 
 cdef int do_copy_file_range(request* r) noexcept nogil:

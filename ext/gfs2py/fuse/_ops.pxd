@@ -10,8 +10,9 @@ if that call comes before the session has put the request away. A signal to the 
 somebody who has to be told first, it clears `rq.interrupted` and parks once more; it will be run again, soon. If it
 finds `rq.interrupted` set then, nobody waits for it any more.
 
-OP_WRITE_BACK, of lseek on its first run in a session (rq.priv is set): the answer depends on data that only the kernel
-has, dirty pages. The session has the kernel write them back and runs the request again; then `rq.runs` is not 0.
+OP_WRITE_BACK, on a first run in a session (rq.priv is set): of lseek, whose answer depends on data that only the kernel
+has, dirty pages; of fallocate and copy_file_range, after the change was made under pages that the kernel may have. The
+session has the kernel write back and drop them and runs the request again; then `rq.runs` is not 0.
 
 Modes of create, mkdir, mknod, tmpfile come with the umask not applied: take `mode & ~rq.umask` unless the parent has a
 default ACL. A file handle `fh` must be unique among open files (locks of an open file are dropped by it). An operation

@@ -344,6 +344,7 @@ cdef bint waits(const request* r) noexcept nogil:
 cdef void run(request* r) noexcept nogil:
     """One run of a request whose header was checked: session opcodes here, the rest by dispatch."""
     cdef uint32_t op = r.h.opcode
+    cdef bint noted = r.rq.runs != 0    # by the file system, to be run again
     cdef int err
     if op == FUSE_INTERRUPT:
         do_interrupt(r)
@@ -356,6 +357,7 @@ cdef void run(request* r) noexcept nogil:
         worker_blocks()
     err = dispatch(r) if not fz_load(&r.se.destroyed) else -EIO
     if err == OP_PARK:
+        noted = True
         if not r.rq.interrupted:
             err = park(r)
             if err == OP_PARK:
@@ -368,7 +370,7 @@ cdef void run(request* r) noexcept nogil:
         return
     if err < -4095 or err > 0:
         err = -EIO
-    if r.rq.runs and r.se.ops.parked_done != NULL and not fz_load(&r.se.destroyed):
+    if noted and r.se.ops.parked_done != NULL and not fz_load(&r.se.destroyed):
         r.se.ops.parked_done(r.se.fs, r.rq.unique)
     fz_store64(&r.w.current, 0)         # before the answer: then an INTERRUPT of it finds nobody, and ENOENT is right
     if send_reply(r, err) < 0:

@@ -1,0 +1,1 @@
+# Compiled, no Python names: see ext/gfs2py/engine/_shield.pxd
