@@ -20,6 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=20, help="nodes that lose their power (default 20)")
     parser.add_argument("--kinds", default=",".join(KINDS), help="of: " + " ".join(KINDS))
     parser.add_argument("--nodes", type=int, default=campaign.NODES)
+    parser.add_argument("--qdisk", action="store_true", help="a quorum disk: the last one goes on (kind three)")
     parser.add_argument("--pause-ms", type=float, default=30.0, help="of each thread between two operations, about")
     args = parser.parse_args(argv)
     kinds = args.kinds.split(",")
@@ -31,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{time.monotonic() - begun:7.1f} {text}", flush=True)
 
     try:
-        tally = campaign.run(args.seed, args.count, say, kinds=kinds, nodes=args.nodes, pause_ms=args.pause_ms,
-                             keep=True)
+        tally = campaign.run(args.seed, args.count, say, kinds=kinds, nodes=args.nodes, qdisk=args.qdisk,
+                             pause_ms=args.pause_ms, keep=True)
     except (Wrong, LabError):
         return 1
     say(str(tally))

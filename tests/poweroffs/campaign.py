@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lab import Lab, LabError, Topology, guide_topology
+from lab.etc import cluster_conf
 from poweroffs.cluster import DEVICE, MOUNT, Cluster, Tail
 from poweroffs.plan import KINDS, Round, keeps_quorum, rounds
 from poweroffs.things import Wrong
@@ -20,21 +21,31 @@ from poweroffs.things import Wrong
 Say = Callable[[str], object]
 
 NODES, SIZE = 4, "512M"
-PROGRESS_LIMIT_S, BOOT_LIMIT_S, MARK_LIMIT_S = 60.0, 120.0, 20.0
+PROGRESS_LIMIT_S, BOOT_LIMIT_S, MARK_LIMIT_S = 120.0, 120.0, 20.0
 POLL_S = 0.01
 BATCH = 10                      # rounds between two checks of the disk
 # More than one of a kind: the first may have been on its way when the power went.
 OPERATIONS = 2
 BY_HAND = ("blocked", "all")    # rounds in which nobody has quorum to fence the dead
 BLOCKED_MAX_S = 1.5             # how long a cluster without quorum is watched
+# Who is slow to start is not fenced for that.
+PATIENT = (('post_join_delay="3"', 'post_join_delay="100"'),)
+# A dead master of the quorum disk is followed after some two seconds; who is silent for six is dead.
+DISK_TIMES = (('interval="1" tko="10"', 'interval="0.3" tko="20" tko_up="2" master_wait="3"'),
+              ("<cman ", '<cman quorum_dev_poll="1500" '))
 
 
-def topology(nodes: int = NODES) -> Topology:
-    """Four nodes of which the first has two votes: two others may die at once and quorum is kept."""
-    room = guide_topology(nodes, size=SIZE)
-    if nodes != 4:
-        return room
-    return replace(room, nodes=tuple(replace(n, votes=2 if n.name == room.nodes[0].name else 1) for n in room.nodes))
+def topology(nodes: int = NODES, qdisk: bool = False) -> Topology:
+    """Four nodes of which the first has two votes: two others may die at once and quorum is kept. With a quorum disk
+    each has one, and the last one can go on."""
+    room = guide_topology(nodes, size=SIZE, qdisk_votes=nodes - 1 if qdisk else 0)
+    if nodes == NODES and not qdisk:
+        room = replace(room, nodes=tuple(replace(n, votes=2 if n == room.nodes[0] else 1) for n in room.nodes))
+    conf = cluster_conf(room)
+    for old, new in (*PATIENT, *DISK_TIMES) if qdisk else PATIENT:
+        assert old in conf
+        conf = conf.replace(old, new)
+    return replace(room, cluster_conf=conf)
 
 
 @dataclass
@@ -63,12 +74,13 @@ class Campaign:
         self.room, self.seed, self.say, self.pause_ms = room, seed, say, pause_ms
         self.rng = random.Random(f"campaign {seed}")
         self.nodes = self.cluster.nodes
+        self.disk = room.topology.qdisk_votes
         self.tally = Tally()
 
     def run(self, count: int, kinds: Sequence[str] = KINDS, once: bool = False) -> None:
-        """Until so many nodes have lost their power. Raises Wrong, LabError."""
+        """Until so many nodes have lost their power; with `once`, each kind once. Raises Wrong, LabError."""
         in_batch = 0
-        for r in rounds(self.seed, self.cluster.votes, kinds, once):
+        for r in rounds(self.seed, self.cluster.votes, kinds, disk=self.disk, once=once):
             if not in_batch:
                 self.begin()
             self.round(r)
@@ -78,6 +90,8 @@ class Campaign:
                 in_batch = 0
             if self.tally.power_offs >= count:
                 return
+        if in_batch:
+            self.finish()
 
     def begin(self) -> None:
         bsize, journal_mib = self.rng.choice((4096, 4096, 1024)), self.rng.choice((8, 16))
@@ -160,7 +174,7 @@ class Campaign:
         """Do it. Returns what came of it: the second victim may be another one."""
         cluster, first = self.cluster, r.victims[0]
         match r.kind:
-            case "off" | "two" | "blocked" | "all":
+            case "off" | "two" | "three" | "blocked" | "all":
                 cluster.crash(*r.victims, silent=r.silent)
             case "again":
                 r = self._strike_again(r)
@@ -174,6 +188,8 @@ class Campaign:
                 self.room.freeze(first)
             case "cut":
                 self.room.partition([first])
+            case _:
+                raise AssertionError(r.kind)
         return r
 
     def _strike_again(self, r: Round) -> Round:
@@ -185,7 +201,7 @@ class Campaign:
             cluster.crash(first, silent=r.silent)
             if r.mark:
                 who = tail.wait(r.mark, MARK_LIMIT_S)
-                if who and keeps_quorum(cluster.votes, (first, who)):
+                if who and keeps_quorum(cluster.votes, (first, who), self.disk):
                     second = who
             else:
                 cluster.watch((), r.second_s)
@@ -256,13 +272,13 @@ def evidence(campaign: Campaign, into: Path) -> None:
 
 
 def run(seed: int, count: int, say: Say, *, kinds: Sequence[str] = KINDS, once: bool = False, nodes: int = NODES,
-        pause_ms: float = 30.0, keep: bool = False) -> Tally:
+        qdisk: bool = False, pause_ms: float = 30.0, keep: bool = False) -> Tally:
     """A room, so many power-offs, nothing left of it. keep: evidence of a failure. Raises Wrong, LabError."""
     say(f"seed {seed}")
-    with Lab(topology(nodes)) as room:
-        room.start_cluster()
+    with Lab(topology(nodes, qdisk)) as room:
         campaign = Campaign(room, seed, say, pause_ms)
         try:
+            campaign.cluster.start()
             campaign.run(count, kinds, once)
         except (Wrong, LabError) as e:
             say(f"seed {seed}, round {campaign.tally.rounds + 1}: {e}")

@@ -65,6 +65,19 @@ class Cluster:
     def environment(self) -> dict[str, str]:
         return {"PYTHONPATH": str(Path(__file__).resolve().parents[1])}
 
+    def start(self) -> None:
+        """cman on all nodes, and the quorum disk's votes, if there is one. Raises Wrong, LabError."""
+        disk = self.room.topology.qdisk_votes
+        if disk:
+            self.sh(self.nodes[0], "mkqdisk -c /dev/sdb7 -l myqdisk -y")
+        self.room.start_cluster()
+        deadline = time.monotonic() + COMMAND_LIMIT_S
+        for node in self.nodes if disk else ():
+            while f"Quorum device votes: {disk}\n" not in self.sh(node, "cman_tool status"):
+                if time.monotonic() > deadline:
+                    raise Wrong(f"{node} has not the quorum disk's votes: {self.stuck(node)}")
+                time.sleep(POLL_S)
+
     # -- the file system
 
     def make(self, bsize: int, journal_mib: int) -> None:

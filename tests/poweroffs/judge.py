@@ -240,10 +240,14 @@ def judge(place: Place, ledgers: Path, floors: dict[str, int]) -> tuple[dict[str
 
 
 def bounds(kind: str, node: str, slot: int, before: dict[str, Notes], after: dict[str, Notes]) -> tuple[int, int]:
-    """The least version that must be there, and the greatest that may."""
+    """The least version that must be there, and the greatest that may.
+
+    A new life that takes away what it finds in part takes back what was begun: of a look in between, the notes of
+    before tell.
+    """
     if kind in COUNTERS:
         return (max(n.durable(kind) for n in before.values()), max(n.begun(kind) for n in after.values()))
-    return before[node].durable(kind, slot), after[node].begun(kind, slot)
+    return before[node].durable(kind, slot), max(n[node].begun(kind, slot) for n in (before, after))
 
 
 def main(argv: Sequence[str]) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 DECK = {
     "off": 2,           # one node loses its power
     "two": 1,           # two at the same moment; the others keep quorum
+    "three": 1,         # all but one, which keeps quorum with the quorum disk
     "blocked": 1,       # two, and quorum with them: all waits until somebody switches them on
     "again": 2,         # one, and another while it is being recovered
     "mounting": 1,      # one in the middle of its own mount
@@ -53,29 +54,30 @@ class Round:
         return f"{self.kind} {' '.join(self.victims)} after {self.moment_s:.2f} s{more}{silent}"
 
 
-def quorum(votes: dict[str, int]) -> int:
-    return sum(votes.values()) // 2 + 1
+def keeps_quorum(votes: dict[str, int], dead: Sequence[str], disk: int = 0) -> bool:
+    """`disk`: the votes of the quorum disk, which are never lost."""
+    return disk + sum(v for n, v in votes.items() if n not in dead) >= (disk + sum(votes.values())) // 2 + 1
 
 
-def keeps_quorum(votes: dict[str, int], dead: Sequence[str]) -> bool:
-    return sum(v for n, v in votes.items() if n not in dead) >= quorum(votes)
-
-
-def pairs(votes: dict[str, int], keep: bool) -> list[tuple[str, str]]:
+def pairs(votes: dict[str, int], disk: int, keep: bool) -> list[tuple[str, ...]]:
     """Whose common death leaves the others with quorum, or without."""
-    return [(a, b) for a in votes for b in votes if a != b and keeps_quorum(votes, (a, b)) == keep]
+    return [(a, b) for a in votes for b in votes if a != b and keeps_quorum(votes, (a, b), disk) == keep]
 
 
-def drawn(rng: random.Random, kind: str, votes: dict[str, int]) -> Round | None:
+def drawn(rng: random.Random, kind: str, votes: dict[str, int], disk: int = 0) -> Round | None:
     """None when this cluster has nobody for it. The first victim alone never takes quorum away."""
     moment, silent = rng.random() * MOMENT_MAX_S, rng.random() < SILENT
-    singles = [n for n in votes if keeps_quorum(votes, (n,))]
+    singles = [n for n in votes if keeps_quorum(votes, (n,), disk)]
     match kind:
         case "two" | "blocked":
-            found = pairs(votes, kind == "two")
+            found = pairs(votes, disk, kind == "two")
+            return Round(kind, rng.choice(found), moment, silent=silent) if found else None
+        case "three":
+            found = [tuple(n for n in votes if n != left) for left in votes]
+            found = [dead for dead in found if keeps_quorum(votes, dead, disk)]
             return Round(kind, rng.choice(found), moment, silent=silent) if found else None
         case "again":
-            found = [p for p in pairs(votes, True) if p[0] in singles]
+            found = [p for p in pairs(votes, disk, True) if p[0] in singles]
             mark = rng.choice(MARKS)
             second = 0.0 if mark else rng.random() * AGAIN_MAX_S
             return Round(kind, rng.choice(found), moment, second, mark, silent) if found else None
@@ -87,13 +89,16 @@ def drawn(rng: random.Random, kind: str, votes: dict[str, int]) -> Round | None:
     return Round(kind, (rng.choice(singles),), moment, silent=silent)
 
 
-def rounds(seed: int, votes: dict[str, int], kinds: Sequence[str] = KINDS, once: bool = False) -> Iterator[Round]:
-    """Without an end; each deck has all kinds. once: a deck has each but once."""
+def rounds(seed: int, votes: dict[str, int], kinds: Sequence[str] = KINDS, *, disk: int = 0, once: bool = False
+           ) -> Iterator[Round]:
+    """Without an end; each deck has all kinds. once: each kind once, and the end."""
     rng = random.Random(f"power-offs {seed}")
     while True:
         deck = [kind for kind in kinds for _ in range(1 if once else DECK[kind])]
         rng.shuffle(deck)
         for kind in deck:
-            found = drawn(rng, kind, votes)
+            found = drawn(rng, kind, votes, disk)
             if found is not None:
                 yield found
+        if once:
+            return
