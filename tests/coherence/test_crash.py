@@ -9,11 +9,14 @@ import time
 import pytest
 
 from coherence.cluster import Cluster
+from coherence.master import EX, Resource
 from gfs2py.block._faulty import FaultyDevice
 from gfs2py.engine._lockmanager import LockManager
 from gfs2py.engine.mount import Mounted
+from gfs2py.errors import MountError
 from gfs2py.options import MountOptions
 
+JOURNAL = 9                             # the type of a journal's lock
 NO_TAIL = 5                             # gls.planted
 LIMIT_S = 60.0
 
@@ -160,4 +163,33 @@ def test_one_survivor_replays_and_says_so_once() -> None:
             c.master.leave(survivor.jid)
         assert (len(first.log), second.log) == (4, [])
         assert c.nodes[0].volume.read("f") == b"CHANGED SINCE"
+    assert c.findings() == []
+
+
+def test_a_mount_waits_for_its_journal() -> None:
+    """A survivor may still look at the journal of a dead node whose place the new one has: nobody is refused for it."""
+    with Cluster(2, 1) as c:
+        c.unmount(1)
+        journal, looks = (JOURNAL, 1), (99, 1)
+        with c.master.lock:
+            resource = c.master.resources.setdefault(journal, Resource(journal))
+            resource.granted[looks] = EX
+        failed: list[MountError] = []
+
+        def mount() -> None:
+            try:
+                c.mount(1)
+            except MountError as e:
+                failed.append(e)
+
+        mounting = threading.Thread(target=mount)
+        mounting.start()
+        deadline = time.monotonic() + LIMIT_S
+        while not resource.waiting and mounting.is_alive() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        with c.master.lock:
+            c.master._purge(99)
+        mounting.join()
+        assert failed == []
+        c.nodes[1].volume.create("here", b"x")
     assert c.findings() == []

@@ -4,7 +4,7 @@ Order of a mount: superblock; master directory, jindex, journals (read as they a
 first mounter; then all that was read is forgotten and read again, for replay may have changed it; rindex, statfs,
 quota; the log; threads. Source of behaviour: fs/gfs2/ops_fstype.c.
 """
-from libc.errno cimport EAGAIN, EBUSY, EINVAL, EIO, ENOENT, ENOMEM, EROFS, EUSERS
+from libc.errno cimport EAGAIN, EINVAL, EIO, ENOENT, ENOMEM, EROFS, EUSERS
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport calloc, free
@@ -288,17 +288,16 @@ cdef class Gfs2(FileSystemHandle):
             raise MemoryError
 
     cdef _pin(self, glock* gl, what):
-        """Takes a glock of the mount itself for good; it must be free."""
+        """Takes a glock of the mount itself for good. Waits: a survivor may still look at the journal, and a try that
+        is granted while somebody else comes or dies would be given back."""
         cdef opctx cx
         cdef int err
         ctx_init(&cx, &self.m.sd, 0, 0)
         with nogil:
-            err = glock_enter(&cx, gl, LM_ST_EXCLUSIVE, GL_TRY)
+            err = glock_enter(&cx, gl, LM_ST_EXCLUSIVE, GL_NOEXP)
             if err == 0:
                 glock_pin(gl)
                 glock_leave(&cx, gl)
-        if err == -EAGAIN:
-            raise MountError(EBUSY, f"{what} is in use by another node")
         self._check(err, what)
 
     cdef int _find_named(self, inode* dip, bytes name, inode** out) except? -1:
