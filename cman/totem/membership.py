@@ -2,7 +2,7 @@
 
 Which joins are heard: in OPERATIONAL those of members that know of our ring at least (older ones were sent before
 the ring was made), and those of others who do not take us for failed; in COMMIT and RECOVERY those of members of the
-new ring that know of it, in COMMIT also of those who have somebody else in mind; in GATHER all.
+new ring that know of it, in COMMIT also of those who have somebody new in mind; in GATHER all.
 """
 
 from __future__ import annotations
@@ -104,9 +104,10 @@ class Membership(Circulation):
         """Joins of members that know of no ring as new as this were sent before ours was made.
 
         In COMMIT a member that names somebody new may not know of the ring to be: it heard of that one before the
-        commit token came, and lets the token go. It would take us for dead before we found the token lost.
+        commit token came, and lets the token go. It would take us for dead before we found the token lost. One that
+        takes somebody for failed says nothing new: a node that was frozen says so of all, in joins of long ago.
         """
-        if self.state is State.COMMIT and not (set(m.proc) <= self.gather.proc and set(m.failed) <= self.gather.failed):
+        if self.state is State.COMMIT and not set(m.proc) <= self.gather.proc and set(m.failed) <= self.gather.failed:
             return self.ring.ring_id.seq
         return (self.ring.ring_id if self.commit is None else self.commit).seq
 
