@@ -2,7 +2,7 @@
 
 Which joins are heard: in OPERATIONAL those of members that know of our ring at least (older ones were sent before
 the ring was made), and those of others who do not take us for failed; in COMMIT and RECOVERY those of members of the
-new ring that know of it, in COMMIT also of those who have somebody new in mind; in GATHER all.
+new ring that know of it; in GATHER all.
 """
 
 from __future__ import annotations
@@ -84,32 +84,21 @@ class Membership(Circulation):
                 self.try_consensus(now_ns)
             return
         if self.state is State.OPERATIONAL:
-            gather = Gather(self.me, frozenset(self.ring.members))
-            if m.sender not in self.ring.members and self.me in m.failed:
+            ring, gather = self.ring, Gather(self.me, frozenset(self.ring.members))
+            if m.sender not in ring.members and self.me in m.failed:
                 return
         else:
             assert self.commit is not None
-            gather = Gather(self.me, self.gather.proc, self.gather.failed)
+            ring, gather = None, Gather(self.me, self.gather.proc, self.gather.failed)
             if m.sender not in gather.active:
                 return
-        if m.sender in gather.active and m.highest_seq < self.oldest_join(m):
+        if m.sender in gather.active and m.highest_seq < (ring.ring_id if ring else self.commit or RingId(0, 0)).seq:
             return
         if gather.judge(m) is Verdict.IGNORED:
             return
         self.highest_seq = max(self.highest_seq, m.highest_seq)
         self.enter_gather(gather, f"leave of node {m.sender}" if m.sender in m.failed else f"join of node {m.sender}",
                           now_ns)
-
-    def oldest_join(self, m: wire.Join) -> int:
-        """Joins of members that know of no ring as new as this were sent before ours was made.
-
-        In COMMIT a member that names somebody new may not know of the ring to be: it heard of that one before the
-        commit token came, and lets the token go. It would take us for dead before we found the token lost. One that
-        takes somebody for failed says nothing new: a node that was frozen says so of all, in joins of long ago.
-        """
-        if self.state is State.COMMIT and not set(m.proc) <= self.gather.proc and set(m.failed) <= self.gather.failed:
-            return self.ring.ring_id.seq
-        return (self.ring.ring_id if self.commit is None else self.commit).seq
 
     def on_merge(self, m: wire.Merge, now_ns: int) -> None:
         """Another ring is within hearing: come together."""

@@ -143,22 +143,6 @@ def test_a_quick_restart_is_seen_as_leaving_and_joining() -> None:
     assert (view.members, view.left, view.joined) == ((1, 2, 3), (2,), (2,))
 
 
-def test_a_newcomer_in_the_middle_of_a_commit_costs_nobody_the_membership() -> None:
-    """Whoever hears of it before the commit token comes lets that token go; who sent it must not wait for its loss,
-    for the others would take its silence for its end."""
-    for gap_us in range(0, 4000, 125):
-        cluster = Cluster(4)
-        cluster.network.set_options(NetworkOptions(delay_min_ns=500_000, delay_mean_ns=0))
-        for node in (1, 3):
-            cluster.kernel.power_on(node)
-        assert cluster.kernel.run_for(2000 * MS, lambda c=cluster: c.together(1, 3))
-        cluster.kernel.power_on(4)
-        cluster.kernel.run_for(gap_us * 1000)
-        cluster.kernel.power_on(2)
-        assert cluster.kernel.run_for(2000 * MS, lambda c=cluster: c.together(1, 2, 3, 4)), gap_us
-        assert all(v.left == () for n in (1, 3) for v in cluster.views(n)), gap_us
-
-
 def test_partition_and_merge() -> None:
     cluster = Cluster(5).start()
     cluster.network.partition((1, 2), (3, 4, 5))
